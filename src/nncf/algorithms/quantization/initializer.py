@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of what quantization does before training: ranges, batch norm, bit widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from nncf.algorithms.batchnorm_adaptation.options import BatchnormAdaptationOptions
+from nncf.option_messages import Problem
+from nncf.options import (
+    NUMERIC,
+    Bits,
+    Count,
+    Flag,
+    Fraction,
+    Options,
+    Positive,
+    PositiveNumber,
+    Scopes,
+    Text,
+    option,
+)
+
+TORCH = ("torch",)
+Percent = Annotated[float, Field(ge=0, le=100), NUMERIC]
+RangeType = Literal[
+    "mixed_min_max", "min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile"
+]
+
+
+class PercentileOptions(Options):
+    """Which percentiles of the values become the ends of the range."""
+
+    min_percentile: Percent = option(0.1, "Percentile of the lower end.")
+    max_percentile: Percent = option(99.9, "Percentile of the upper end.")
+
+    def rules(self) -> Iterator[Problem]:
+        if self.min_percentile >= self.max_percentile:
+            yield Problem(
+                ("min_percentile",),
+                f" = {self.min_percentile:g}: expected less than max_percentile, "
+                f"which is {self.max_percentile:g}.",
+            )
+
+
+class RangeOptions(Options):
+    """How the range of a quantizer is found from data."""
+
+    num_init_samples: Count = option(
+        256, "Samples over which statistics are collected; 0 switches the initialisation off."
+    )
+    type: RangeType = option(
+        "mixed_min_max",
+        "Which statistic: extremes (over all samples, averaged over samples or batches, or a mix "
+        "that suits each tensor), median ± 3 robust standard deviations, or percentiles.",
+    )
+    params: PercentileOptions = option(PercentileOptions(), "Settings of the percentile types.")
+
+    def remarks(self) -> Iterator[Problem]:
+        if "percentile" not in self.type:
+            yield from self.no_effect(("params",), 'type "percentile" or "mean_percentile"')
+
+
+class ScopedRangeOptions(RangeOptions):
+    """How ranges are found for some quantizers: one entry of a list."""
+
+    target_scopes: Scopes | None = option(None, "Operations that this entry is for.")
+    ignored_scopes: Scopes | None = option(None, "Operations that this entry is not for.")
+    target_quantizer_group: Literal["weights", "activations"] | None = option(
+        None, "Quantizers that this entry is for; unset: both groups."
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.target_scopes is None and self.ignored_scopes is None:
+            yield Problem(
+                (),
+                ": an entry of a list needs target_scopes or ignored_scopes, which say for which "
+                'operations it is. Write "ignored_scopes": [] for all.',
+            )
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, RangeOptions | Mapping):
+        return "object"
+    return "array" if isinstance(value, list | tuple) else None
+
+
+RangeSection = Annotated[
+    Annotated[RangeOptions, Tag("object")]
+    | Annotated[tuple[ScopedRangeOptions, ...], Tag("array")],
+    Discriminator(_form),
+]
+"""One object for all quantizers, or a list of which exactly one entry fits each quantizer."""
+
+
+class OverrideInitializer(Options):
+    """``initializer`` of one entry of ``scope_overrides``."""
+
+    range: RangeOptions | None = option(None, "How the range is found.", backends=TORCH)
+
+
+class HawqOptions(Options):
+    """Bit widths by sensitivity: layers with a small Hessian trace get few bits."""
+
+    type: Literal["hawq"] = option(..., "How bit widths are chosen.", backends=TORCH)
+    bits: tuple[Positive, ...] = option(
+        (2, 4, 8), "Bit widths to choose from (those of the device win).", backends=TORCH
+    )
+    num_data_points: Positive = option(
+        100, "Samples for the estimate of the Hessian trace.", backends=TORCH
+    )
+    iter_number: Positive = option(
+        200, "Largest number of random vectors for the estimate.", backends=TORCH
+    )
+    tolerance: PositiveNumber = option(
+        1e-4, "Relative change of the estimate at which it stops.", backends=TORCH
+    )
+    compression_ratio: PositiveNumber = option(
+        1.5, "Wanted ratio of the INT8 model's bit operations to the mixed model's.", backends=TORCH
+    )
+    traces_per_layer_path: Text | None = option(
+        None, "File with traces computed earlier.", backends=TORCH
+    )
+    bitwidth_assignment_mode: Literal["strict", "liberal"] = option(
+        "liberal",
+        "Whether the quantizers around one layer must share one bit width.",
+        backends=TORCH,
+    )
+    dump_init_precision_data: Flag = option(
+        False, "Write plots and tables of the choice to the log directory.", backends=TORCH
+    )
+
+
+class AutoqOptions(Options):
+    """Bit widths by reinforcement learning: an agent tries policies and is told the accuracy."""
+
+    type: Literal["autoq"] = option(..., "How bit widths are chosen.", backends=TORCH)
+    bits: tuple[Positive, ...] = option((2, 4, 8), "Bit widths to choose from.", backends=TORCH)
+    iter_number: Count = option(0, "Number of episodes.", backends=TORCH)
+    compression_ratio: Fraction = option(
+        0.15, "Wanted size of the model as a share of its FP32 size.", backends=TORCH
+    )
+    eval_subset_ratio: Fraction = option(
+        1.0, "Share of the evaluation data that each episode uses.", backends=TORCH
+    )
+    warmup_iter_number: Count = option(
+        20, "Episodes with random policies at the start.", backends=TORCH
+    )
+    dump_init_precision_data: Flag = option(
+        False, "Write plots and tables of the choice to the log directory.", backends=TORCH
+    )
+
+
+class ManualOptions(Options):
+    """Bit widths given by the user."""
+
+    type: Literal["manual"] = option(..., "How bit widths are chosen.", backends=TORCH)
+    bitwidth_per_scope: tuple[tuple[Bits, Text], ...] = option(
+        (), 'Pairs `[bits, "scope"]` or `[bits, "scope|WEIGHT"]`.', backends=TORCH
+    )
+    dump_init_precision_data: Flag = option(
+        False, "Write plots and tables of the choice to the log directory.", backends=TORCH
+    )
+
+
+PrecisionOptions = Annotated[
+    HawqOptions | AutoqOptions | ManualOptions, Field(discriminator="type")
+]
+
+
+class InitializerOptions(Options):
+    """What happens before training."""
+
+    batchnorm_adaptation: BatchnormAdaptationOptions | None = option(
+        None, "Refresh batch norm statistics. Unset: done whenever training data is registered."
+    )
+    range: RangeSection | None = option(
+        None,
+        "How ranges are found: one object, or a list of objects with scopes. Unset: the "
+        "defaults, whenever training data is registered.",
+    )
+    precision: PrecisionOptions | None = option(
+        None, "How each quantizer gets its own bit width. Unset: all get the same.", backends=TORCH
+    )
+
+    def ranges(self) -> tuple[RangeOptions, ...]:
+        """Return the entries of ``range`` (defaults when unset), whichever form was written."""
+        if self.range is None:
+            return (RangeOptions(),)
+        return self.range if isinstance(self.range, tuple) else (self.range,)
