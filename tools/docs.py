@@ -35,7 +35,14 @@ def documents() -> list[Path]:
 
 def with_tables(text: str) -> str:
     """Return ``text`` with each option table as the code says it is today."""
-    return TABLE.sub(lambda match: f"{match[1]}\n{_table(match['path'])}\n{match[3]}", text)
+    examples = [match.span() for match in FENCE.finditer(text)]
+
+    def renew(match: re.Match[str]) -> str:
+        if any(start < match.start() < end for start, end in examples):
+            return match[0]
+        return f"{match[1]}\n{_table(match['path'])}\n{match[3]}"
+
+    return TABLE.sub(renew, text)
 
 
 def _table(path: str) -> str:
