@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization as an Algorithm: plan quantizers, set their ranges, control them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from nncf.algorithms.quantization.controller import QuantizationController
+from nncf.algorithms.quantization.options import QuantizationOptions
+from nncf.algorithms.quantization.placement import plan
+from nncf.algorithms.quantization.scheme import Scheme
+from nncf.compression.algorithm import Algorithm, Compressed
+from nncf.compression.layout import Layout
+from nncf.config.structures import BNAdaptationInitArgs, QuantizationRangeInitArgs
+from nncf.errors import ConfigError, DataError
+from nncf.graph.graph import Graph
+
+_LOGGER = logging.getLogger("nncf")
+
+
+class QuantizationAlgorithm(Algorithm):
+    """Uniform quantization-aware training with learned ranges (Jacob et al. 2018, Esser 2020)."""
+
+    name: ClassVar[str] = "quantization"
+    options: QuantizationOptions
+
+    def __init__(self, options: QuantizationOptions, root: Any) -> None:
+        super().__init__(options, root)
+        if options.initializer.precision is not None:
+            raise ConfigError(
+                "initializer.precision: this release does not choose bit widths by itself. Give them "
+                "with weights.bits, activations.bits or scope_overrides, and remove the section."
+            )
+
+    def plan(self, graph: Graph) -> Layout:
+        layout = plan(
+            graph,
+            self.options,
+            target_device=self.root.target_device,
+            ignored=list(self.root.ignored_scopes),
+            target=None if self.root.target_scopes is None else list(self.root.target_scopes),
+        )
+        multiplier = self.options.compression_lr_multiplier
+        if multiplier is None:
+            multiplier = self.root.compression_lr_multiplier
+        inserts = [
+            replace(insert, op=replace(insert.op, lr_multiplier=multiplier)) for insert in layout
+        ]
+        return Layout(inserts, layout.skipped)
+
+    @staticmethod
+    def op_from_state(state: Mapping[str, Any]) -> Scheme:
+        return Scheme.from_state(state)
+
+    def initialize(self, compressed: Compressed) -> None:
+        self._initialize_ranges(compressed)
+        self._adapt_batch_norm(compressed)
+
+    def _initialize_ranges(self, compressed: Compressed) -> None:
+        loader, device = _resource(compressed.config, QuantizationRangeInitArgs)
+        compressed.backend.initialize_ranges(
+            compressed.model, compressed.ops, self.options, loader, device
+        )
+
+    def _adapt_batch_norm(self, compressed: Compressed) -> None:
+        section = self.options.initializer.batchnorm_adaptation
+        loader, device = _resource(compressed.config, BNAdaptationInitArgs)
+        explicit = "batchnorm_adaptation" in self.options.initializer.model_fields_set
+        samples = section.num_bn_adaptation_samples
+        if samples == 0:
+            return
+        if loader is None:
+            if explicit:
+                raise DataError(
+                    "initializer.batchnorm_adaptation asks for data, but no data loader is registered. "
+                    "Call nncf.register_default_init_args(nncf_config, train_loader) first, or set "
+                    "num_bn_adaptation_samples to 0."
+                )
+            _LOGGER.info("Batch norm adaptation is skipped: no data loader is registered")
+            return
+        compressed.backend.adapt_batch_norm(compressed.model, loader, samples, device)
+
+    def control(self, compressed: Compressed) -> QuantizationController:
+        def initialize_ranges() -> None:
+            self._initialize_ranges(compressed)
+
+        return QuantizationController(
+            compressed.ops, compressed.layout, self.options, compressed.graph, initialize_ranges
+        )
+
+
+def _resource(config: Any, kind: type) -> tuple[Any, Any]:
+    """Return (data loader, device) registered in the config, or (None, None)."""
+    if not config.has_extra_struct(kind):
+        return None, None
+    found = config.get_extra_struct(kind)
+    return found.data_loader, found.device

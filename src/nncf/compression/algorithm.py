@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every algorithm is: a plan made from a graph, then a controller for the training loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nncf.compression.controller import Controller
+from nncf.compression.layout import Layout, OpDescription
+from nncf.graph.graph import Graph
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a backend hands to an algorithm once its ops run in the model.
+
+    ``ops`` are this algorithm's running CompressionOps by Insert name (their class comes from
+    the algorithm's own file for the backend), ``graph`` and ``layout`` what they were planned
+    on, ``config`` the user's NNCFConfig with its loaders, ``backend`` the backend's module.
+    """
+
+    model: Any
+    ops: Mapping[str, Any]
+    graph: Graph
+    layout: Layout
+    config: Any
+    backend: Any
+
+
+class Algorithm(ABC):
+    """Decides where CompressionOps go; afterwards initialises and controls them.
+
+    A subclass lives in ``algorithms/<name>/algorithm.py``; its options are the folder's Options.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, options: Any, root: Any) -> None:
+        self.options = options
+        self.root = root
+
+    @abstractmethod
+    def plan(self, graph: Graph) -> Layout:
+        """Return the insertions this algorithm wants, without touching the model."""
+
+    @staticmethod
+    @abstractmethod
+    def op_from_state(state: Mapping[str, Any]) -> OpDescription:
+        """Rebuild one op description from ``OpDescription.to_state()``."""
+
+    def initialize(self, compressed: Compressed) -> None:
+        """Set the ops' parameters from data; called once, not when state is restored."""
+
+    @abstractmethod
+    def control(self, compressed: Compressed) -> Controller:
+        """Return the controller of the running ops."""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controllers: what the training loop holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nncf.compression.schedules import CompositeScheduler, Scheduler
+from nncf.compression.stage import CompressionStage
+from nncf.compression.statistics import Statistics
+from nncf.errors import CheckpointError
+
+_LOGGER = logging.getLogger("nncf")
+
+
+class Controller:
+    """Loss, scheduler, statistics, stage and state of one algorithm.
+
+    Subclasses override what their algorithm has; the defaults are those of an algorithm without
+    a loss and without a rate.
+    """
+
+    name = "none"
+    maximal_compression_rate = 1.0
+
+    def __init__(self) -> None:
+        self.scheduler: Scheduler = Scheduler()
+        self.scheduler_enabled = True
+
+    def loss(self) -> Any:
+        """Return the term to add to the training loss; 0.0 where the algorithm has none."""
+        return 0.0
+
+    def statistics(self, quickly_collected_only: bool = False) -> Statistics:
+        """Return what is compressed and how far; prints as tables."""
+        return Statistics()
+
+    def compression_stage(self) -> CompressionStage:
+        return CompressionStage.UNCOMPRESSED
+
+    @property
+    def compression_rate(self) -> float | None:
+        """Share of the model taken away so far; None where the algorithm has no such number."""
+        return None
+
+    def disable_scheduler(self) -> None:
+        """Stop the schedule where it is (the accuracy-aware loops set the rate themselves)."""
+        self.scheduler = Scheduler()
+        self.scheduler_enabled = False
+
+    def distributed(self) -> None:
+        """Adjust to DistributedDataParallel; called after wrapping."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the controller's JSON-able state."""
+        return {
+            "loss_state": {},
+            "scheduler_state": self.scheduler.get_state(),
+            "compression_stage": int(self.compression_stage()),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``get_state`` returned; a different stage afterwards is warned about."""
+        try:
+            self.scheduler.load_state(state["scheduler_state"])
+            saved = CompressionStage(int(state["compression_stage"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The state of '{self.name}' in compression_state is damaged ({error!r}). Expected the "
+                "keys scheduler_state and compression_stage as get_compression_state() wrote them."
+            ) from error
+        if saved != self.compression_stage():
+            _LOGGER.warning(
+                "Current CompressionStage (%s) of the compression controller does not correspond to "
+                "the value found in the checkpoint (%s)",
+                self.compression_stage().name,
+                saved.name,
+            )
+
+
+class CompressionController(Controller):
+    """The object that ``create_compressed_model`` returns: all algorithms of a model as one.
+
+    ``child_ctrls`` are the algorithms' own controllers, in the order of the configuration. The
+    backend passes the functions that need its framework: ``zero_loss()``, ``strip(do_copy)``,
+    ``export(path, **options)``, ``broadcast()``.
+    """
+
+    name = "compression"
+
+    def __init__(
+        self, model: Any, children: list[Controller], layout_states: Mapping[str, Any], backend: BackendActions
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.child_ctrls = children
+        self._layout_states = dict(layout_states)
+        self._backend = backend
+        self.scheduler = CompositeScheduler({child.name: child.scheduler for child in children})
+
+    def __getattr__(self, attribute: str) -> Any:
+        # With one algorithm its special methods (init_range, set_sparsity_level…) are at hand here.
+        children = self.__dict__.get("child_ctrls", [])
+        if len(children) == 1 and not attribute.startswith("_"):
+            return getattr(children[0], attribute)
+        raise AttributeError(f"{type(self).__name__} has no attribute {attribute!r}")
+
+    def loss(self) -> Any:
+        """Return the sum of the algorithms' losses as a tensor on the model's device."""
+        return sum((child.loss() for child in self.child_ctrls), self._backend.zero_loss())
+
+    def statistics(self, quickly_collected_only: bool = False) -> Statistics:
+        return Statistics.join(child.statistics(quickly_collected_only) for child in self.child_ctrls)
+
+    def compression_stage(self) -> CompressionStage:
+        stages = [child.compression_stage() for child in self.child_ctrls]
+        if not stages:
+            return CompressionStage.UNCOMPRESSED
+        total = stages[0]
+        for stage in stages[1:]:
+            total = total + stage
+        return total
+
+    @property
+    def compression_rate(self) -> float | None:
+        rates = [c.compression_rate for c in self.child_ctrls if c.compression_rate is not None]
+        return sum(rates) / len(rates) if rates else None
+
+    def disable_scheduler(self) -> None:
+        for child in self.child_ctrls:
+            child.disable_scheduler()
+        super().disable_scheduler()
+
+    def distributed(self) -> None:
+        """Make all processes start from rank 0's compression parameters.
+
+        Call it after wrapping the model in ``DistributedDataParallel``.
+        """
+        self._backend.broadcast()
+        for child in self.child_ctrls:
+            child.distributed()
+
+    def get_compression_state(self) -> dict[str, Any]:
+        """Return all that ``create_compressed_model(compression_state=…)`` needs; JSON-able."""
+        return {
+            "builder_state": dict(self._layout_states),
+            "ctrl_state": {child.name: child.get_state() for child in self.child_ctrls},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back the ``ctrl_state`` part of a compression state."""
+        for child in self.child_ctrls:
+            if child.name not in state:
+                known = ", ".join(state) or "nothing"
+                raise CheckpointError(
+                    f"compression_state holds no controller state for '{child.name}', only for: {known}. "
+                    "Use the configuration that the checkpoint was trained with."
+                )
+            child.load_state(state[child.name])
+        epochs = [child.scheduler.current_epoch for child in self.child_ctrls]
+        steps = [child.scheduler.current_step for child in self.child_ctrls]
+        self.scheduler.current_epoch = max(epochs, default=-1)
+        self.scheduler.current_step = max(steps, default=-1)
+
+    def strip(self, do_copy: bool = True) -> Any:
+        """Return the plain model: compressed weights, native operators, no training-time ops."""
+        return self._backend.strip(do_copy)
+
+    def export_model(self, save_path: str, save_format: str | None = None, **options: Any) -> Any:
+        """Write the deployable file and prove that it computes what the trained model computes.
+
+        ``.onnx`` writes ONNX (``save_format`` "onnx", "onnx_<opset>" or "onnx_fakequantize"),
+        ``.xml`` OpenVINO IR. See the backend's ``export`` for further options and errors.
+        """
+        return self._backend.export(save_path, save_format=save_format, **options)
+
+
+class BackendActions:
+    """The functions of a CompressionController that need a framework."""
+
+    def __init__(
+        self,
+        *,
+        zero_loss: Callable[[], Any],
+        strip: Callable[[bool], Any],
+        export: Callable[..., Any],
+        broadcast: Callable[[], None],
+    ) -> None:
+        self.zero_loss = zero_loss
+        self.strip = strip
+        self.export = export
+        self.broadcast = broadcast

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Graph: the operations of a model and the tensors between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import networkx
+
+from nncf.graph.address import Address
+from nncf.graph.kinds import Kind
+
+DType = Literal["float", "integer", "other"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A trained tensor that enters an operation.
+
+    ``name`` is its key in the model's state dict, ``port`` the operation's input it enters at.
+    ``direct`` is False when the tensor is computed from the parameter (a standardised weight,
+    say): it can be compressed at the point but not written back into the parameter.
+    ``channel_axis`` is the axis of output channels, None where there is none.
+    """
+
+    name: str
+    port: int
+    shape: tuple[int, ...]
+    trainable: bool = True
+    direct: bool = True
+    channel_axis: int | None = 0
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of one function in the model's forward.
+
+    ``function`` is the backend's name of it (``conv2d``), ``kind`` what it means to us.
+    ``layer`` is the path of the module that made the call (``layer1.0.conv1``) and
+    ``layer_class`` that module's class name. ``attributes`` holds what the kind needs:
+    convolutions have ``in_channels``, ``out_channels``, ``kernel_size``, ``stride``,
+    ``padding``, ``dilation``, ``groups``; concat and split have ``axis``; reshape has
+    ``input_shape`` and ``output_shape``; others are empty. ``ignored_algorithms`` names
+    algorithms that must leave the operation alone (``register_module``). ``unreached`` says
+    why nothing can be inserted at it, where that is so.
+    """
+
+    address: Address
+    kind: Kind
+    layer: str = ""
+    layer_class: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    parameters: tuple[Parameter, ...] = ()
+    ignored_algorithms: frozenset[str] = frozenset()
+    unreached: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The address as text: the operation's key in the Graph."""
+        return str(self.address)
+
+    @property
+    def function(self) -> str:
+        return self.address.name
+
+    @property
+    def weight(self) -> Parameter | None:
+        """The weight of a convolution, linear or embedding; None for other operations."""
+        from nncf.graph.kinds import WEIGHTED
+
+        if self.kind.name not in WEIGHTED:
+            return None
+        candidates = [p for p in self.parameters if len(p.shape) > 1]
+        return candidates[0] if candidates else None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A tensor going from output ``output_port`` of ``source`` to input ``input_port`` of ``target``.
+
+    ``shape`` includes the batch axis. ``aliased`` marks a consumer that reads the tensor
+    through an object that an in-place operation changed behind its back: a CompressionOp for
+    this tensor must run at the consumer's input, not at the producer's output.
+    """
+
+    source: str
+    target: str
+    output_port: int
+    input_port: int
+    shape: tuple[int, ...]
+    dtype: DType = "float"
+    aliased: bool = False
+
+
+class Graph:
+    """Operations keyed by address, in order of execution, and the edges between them.
+
+    Model inputs and outputs are operations of kind ``input`` and ``output`` with the addresses
+    ``/nncf_model_input_<k>`` and ``/nncf_model_output_<k>``.
+    """
+
+    def __init__(self, operations: Iterable[Operation] = (), edges: Iterable[Edge] = ()) -> None:
+        self.network = networkx.MultiDiGraph()
+        for operation in operations:
+            self.add_operation(operation)
+        for edge in edges:
+            self.add_edge(edge)
+
+    def add_operation(self, operation: Operation) -> None:
+        """Add or replace the operation with that address."""
+        self.network.add_node(operation.key, operation=operation)
+
+    def add_edge(self, edge: Edge) -> None:
+        """Add an edge between operations that are both present; a repeated edge is kept once."""
+        key = (edge.output_port, edge.input_port)
+        self.network.add_edge(edge.source, edge.target, key=key, edge=edge)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.network
+
+    def __len__(self) -> int:
+        return len(self.network)
+
+    def __getitem__(self, key: str) -> Operation:
+        operation: Operation = self.network.nodes[key]["operation"]
+        return operation
+
+    def operations(self, *kinds: str) -> Iterator[Operation]:
+        """Yield operations in order of execution, only those of the given kinds if any."""
+        for _, data in self.network.nodes(data=True):
+            if not kinds or data["operation"].kind.name in kinds:
+                yield data["operation"]
+
+    def edges(self) -> Iterator[Edge]:
+        for _, _, data in self.network.edges(data=True):
+            yield data["edge"]
+
+    def inputs_of(self, key: str) -> list[Edge]:
+        """Return the edges into an operation, ordered by input port."""
+        found = [data["edge"] for _, _, data in self.network.in_edges(key, data=True)]
+        return sorted(found, key=lambda edge: edge.input_port)
+
+    def outputs_of(self, key: str) -> list[Edge]:
+        """Return the edges out of an operation, ordered by output port, then by consumer."""
+        found = [data["edge"] for _, _, data in self.network.out_edges(key, data=True)]
+        return sorted(found, key=lambda edge: edge.output_port)
+
+    def unite(self, other: Graph) -> Graph:
+        """Return the union of two captures of one model (other branches, other inputs)."""
+        united = Graph(self.operations(), self.edges())
+        for operation in other.operations():
+            if operation.key not in united:
+                united.add_operation(operation)
+        for edge in other.edges():
+            united.add_edge(edge)
+        return united
+
+    def __repr__(self) -> str:
+        rows = [f"Graph of {len(self)} operations"]
+        for operation in self.operations():
+            sources = ", ".join(edge.source for edge in self.inputs_of(operation.key))
+            rows.append(f"  {operation.key}  ({operation.kind})" + (f"  <- {sources}" if sources else ""))
+        return "\n".join(rows)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``create_compressed_model``: from a model and a configuration to a compressed model.
+
+The figure of the house, station by station: capture → plan → merge → install → initialise →
+control. A failure at any station leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nncf import algorithms
+from nncf.compression.algorithm import Algorithm, Compressed
+from nncf.compression.controller import BackendActions, CompressionController
+from nncf.compression.dot import write_dot
+from nncf.compression.layout import Layout, merge
+from nncf.config import NNCFConfig
+from nncf.errors import CheckpointError, ModelError
+from nncf.torch import initialize
+from nncf.torch.capture import Capture, capture
+from nncf.torch.distributed import agree, is_main_process
+from nncf.torch.inputs import example_arguments
+from nncf.torch.intercept import Compression, compression_of, install, uninstall
+from nncf.torch.state import load_state
+from nncf.torch.strip import strip_compressed
+from nncf.torch.structure import tensors_in
+
+_LOGGER = logging.getLogger("nncf")
+
+
+def create_compressed_model(
+    model: nn.Module,
+    config: NNCFConfig | Mapping[str, Any],
+    compression_state: Mapping[str, Any] | None = None,
+    dummy_forward_fn: Callable[[nn.Module], Any] | None = None,
+    wrap_inputs_fn: Callable[[tuple[Any, ...], dict[str, Any]], Any] | None = None,
+    wrap_outputs_fn: Callable[[Any], Any] | None = None,
+    dump_graphs: bool = True,
+    *,
+    resuming_state_dict: Mapping[str, Any] | None = None,
+) -> tuple[CompressionController, nn.Module]:
+    """Add the configured compression to a model, in place, and return its controller.
+
+    The model keeps its class, its attributes and all original ``state_dict`` keys; what
+    compression adds lives in its submodule ``compression``.
+
+    Args:
+        model: a trained model. It is run once, in evaluation mode, to find its operations.
+        config: the configuration, with data loaders registered by
+            ``register_default_init_args`` where initialisation needs data.
+        compression_state: what ``get_compression_state()`` returned; the same compression is
+            restored and nothing is initialised. Load the model's ``state_dict`` afterwards.
+        dummy_forward_fn: runs the model once, ``dummy_forward_fn(model)``, in place of a forward
+            with tensors made from ``input_info`` or taken from the registered loader. It may
+            mark input tensors with ``nncf_model_input``.
+        wrap_inputs_fn: ``(args, kwargs) -> (args, kwargs)``, called before the captured forward;
+            it may mark inputs with ``nncf_model_input``.
+        wrap_outputs_fn: called with the captured forward's result; it may mark outputs with
+            ``nncf_model_output``.
+        dump_graphs: write ``original_graph.dot`` and ``compressed_graph.dot`` to ``log_dir``.
+        resuming_state_dict: deprecated; a state dict of a compressed model.
+
+    Returns:
+        ``(controller, model)``; the model is the object that was given.
+
+    Raises:
+        ConfigError, ScopeNotFound: the configuration is wrong or does not fit the model.
+        ModelError: the model is compressed already, or its forward fails on the inputs.
+        DataError: initialisation needs data that is missing or unusable.
+        CheckpointError: ``compression_state`` belongs to another model or configuration.
+    """
+    config = config if isinstance(config, NNCFConfig) else NNCFConfig.from_dict(dict(config))
+    _refuse_compressed(model)
+    compression_state, resuming_state_dict = _sort_out_states(compression_state, resuming_state_dict)
+    options = config.options
+    chosen = [algorithms.load(item.algorithm)(item, options) for item in options.compression]
+    captured = _capture(model, config, dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn)
+    log_dir = Path(options.log_dir) if dump_graphs and is_main_process() else None
+    if log_dir is not None:
+        write_dot(log_dir / "original_graph.dot", captured.graph)
+    layouts = _layouts(chosen, captured, compression_state)
+    compression = _install(model, merge(layouts.values()), captured)
+    try:
+        controller = _finish(model, compression, config, chosen, layouts, captured, compression_state)
+        if resuming_state_dict is not None:
+            load_state(model, resuming_state_dict, is_resume=True)
+    except BaseException:
+        uninstall(model)
+        raise
+    if log_dir is not None:
+        write_dot(log_dir / "compressed_graph.dot", captured.graph, compression.layout)
+    return controller, model
+
+
+def _refuse_compressed(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"create_compressed_model needs a torch.nn.Module, got {type(model).__name__}. "
+            "Pass the model object itself."
+        )
+    if compression_of(model) is not None:
+        raise ModelError(
+            "The model object has already been compressed. Build a fresh instance of "
+            f"{type(model).__name__} and compress that, or call controller.strip() first."
+        )
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ModelError(
+            f"The model is wrapped in {type(model).__name__}. Compress the model first, then wrap "
+            "what create_compressed_model returns."
+        )
+
+
+def _sort_out_states(
+    state: Mapping[str, Any] | None, resuming: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Tell a compression state from the bare state dict that earlier releases took."""
+    if resuming is not None:
+        warnings.warn(
+            "resuming_state_dict is deprecated: save controller.get_compression_state() beside the "
+            "state dict, pass it as compression_state, then call load_state(model, state_dict).",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    if state is not None and not {"builder_state", "ctrl_state"} & set(state):
+        return None, state.get("state_dict", state)
+    return state, resuming
+
+
+def _capture(
+    model: nn.Module,
+    config: NNCFConfig,
+    dummy_forward_fn: Callable[[nn.Module], Any] | None,
+    wrap_inputs_fn: Callable[..., Any] | None,
+    wrap_outputs_fn: Callable[[Any], Any] | None,
+) -> Capture:
+    if dummy_forward_fn is not None:
+        return _run_capture(model, dummy_forward_fn, (), wrap_outputs_fn)
+    args, kwargs = example_arguments(model, config)
+
+    def forward(module: nn.Module) -> Any:
+        given = (args, kwargs) if wrap_inputs_fn is None else wrap_inputs_fn(args, kwargs)
+        return module(*given[0], **given[1])
+
+    inputs = () if wrap_inputs_fn is not None else (args, kwargs)
+    return _run_capture(model, forward, inputs, wrap_outputs_fn)
+
+
+def _run_capture(
+    model: nn.Module,
+    forward: Callable[[nn.Module], Any],
+    inputs: tuple[Any, ...],
+    mark_outputs: Callable[[Any], Any] | None,
+) -> Capture:
+    try:
+        return capture(model, forward, inputs=inputs, mark_outputs=mark_outputs)
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
+        raise ModelError(
+            f"The forward of {type(model).__name__} failed on the tensors made for it (shapes "
+            f"{shapes}): {type(error).__name__}: {error}. Correct input_info in the configuration, "
+            "register a data loader, or pass dummy_forward_fn."
+        ) from error
+
+
+def _layouts(
+    chosen: list[Algorithm], captured: Capture, state: Mapping[str, Any] | None
+) -> dict[str, Layout]:
+    if state is None:
+        return {algorithm.name: algorithm.plan(captured.graph) for algorithm in chosen}
+    builder = state.get("builder_state", {})
+    found = {}
+    for algorithm in chosen:
+        if algorithm.name not in builder:
+            raise CheckpointError(
+                f"compression_state has no builder state of '{algorithm.name}', only of: "
+                f"{', '.join(builder) or 'nothing'}. Use the configuration of the saved run."
+            )
+        found[algorithm.name] = _restored(algorithm, builder[algorithm.name], captured)
+    return found
+
+
+def _restored(algorithm: Algorithm, state: Mapping[str, Any], captured: Capture) -> Layout:
+    try:
+        layout = Layout.from_state(state, lambda _, op: algorithm.op_from_state(op))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"The builder state of '{algorithm.name}' is damaged ({error!r}). Expected what "
+            "get_compression_state() of this release returned."
+        ) from error
+    missing = [p.address for insert in layout for p in insert.points if p.address not in captured.graph]
+    if missing:
+        raise CheckpointError(
+            f"compression_state speaks of {len(missing)} operations that this model does not have, "
+            f'the first is "{missing[0]}". Build the model that the state was saved for.'
+        )
+    return layout
+
+
+def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression:
+    ops = {}
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    for insert in layout:
+        maker = importlib.import_module(f"nncf.algorithms.{insert.op.algorithm}.torch")
+        ops[insert.name] = maker.make_op(insert).to(device)
+    compression = Compression(layout, ops, captured)
+    compression.train(model.training)
+    install(model, compression, captured)
+    return compression
+
+
+def _finish(
+    model: nn.Module,
+    compression: Compression,
+    config: NNCFConfig,
+    chosen: list[Algorithm],
+    layouts: Mapping[str, Layout],
+    captured: Capture,
+    state: Mapping[str, Any] | None,
+) -> CompressionController:
+    children = []
+    for algorithm in chosen:
+        layout = layouts[algorithm.name]
+        ops = {insert.name: compression.ops[insert.name] for insert in layout}
+        compressed = Compressed(model, ops, captured.graph, layout, config, initialize)
+        if state is None:
+            algorithm.initialize(compressed)
+        children.append(algorithm.control(compressed))
+    if state is None:
+        agree(model)
+    layout_states = {name: layout.to_state() for name, layout in layouts.items()}
+    controller = CompressionController(model, children, layout_states, _actions(model, config))
+    if state is not None and "ctrl_state" in state:
+        controller.load_state(state["ctrl_state"])
+    return controller
+
+
+def _actions(model: nn.Module, config: NNCFConfig) -> BackendActions:
+    def zero_loss() -> torch.Tensor:
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        return torch.zeros((), device=device)
+
+    def export(path: str, **options: Any) -> Any:
+        from nncf.torch.export_model import export_model
+
+        return export_model(model, config, path, **options)
+
+    return BackendActions(
+        zero_loss=zero_loss,
+        strip=partial(strip_compressed, model),
+        export=export,
+        broadcast=partial(agree, model),
+    )

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one mechanism: a TorchFunctionMode that ordinary forward hooks enter and leave.
+
+A module's pre-hook enters the mode, or pushes the module's scope when the mode is already
+active; its forward hook pops it. Inside, every call of a torch function passes through
+``__torch_function__``, which knows the scope and counts the calls: that is the operation's
+address. The Recorder (``capture.py``) writes down what it sees, the Interceptor runs the
+CompressionOps that stand at the address. Nothing is patched and no module is replaced.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+class _ActiveModes(threading.local):
+    def __init__(self) -> None:
+        self.modes: list[ScopedMode] = []
+
+
+_ACTIVE = _ActiveModes()
+
+
+class ScopedMode(TorchFunctionMode):
+    """Knows which module is running and which call of a function this is.
+
+    ``token`` identifies the model that the mode belongs to. Scopes are texts such as
+    ``LeNet/Conv2d[conv1]``; counters run from the outermost entry to its end.
+    """
+
+    def __init__(self, token: str) -> None:
+        super().__init__()
+        self.token = token
+        self.scopes: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def enter_scope(self, scope: str) -> None:
+        self.scopes.append(scope)
+
+    def next_key(self, name: str) -> str:
+        """Return the address of this call of ``name`` and count it."""
+        stem = self.scopes[-1] + "/" + name
+        index = self.counts.get(stem, 0)
+        self.counts[stem] = index + 1
+        return stem + "_" + str(index)
+
+    def rewind(self, counts: Mapping[str, int]) -> None:
+        """Make the next calls count as repetitions (the time steps of a recurrent layer)."""
+        self.counts = dict(counts)
+
+
+class ModeSource(Protocol):
+    """What the hooks refer to: it makes the mode that a forward runs in."""
+
+    token: str
+
+    def make_mode(self, module: nn.Module) -> ScopedMode: ...
+
+
+class EnterScope:
+    """Forward pre-hook: enter the mode, or push this module's scope.
+
+    It refers to its source (the ``compression`` submodule), so that copying or pickling the
+    model keeps hooks and CompressionOps together.
+    """
+
+    def __init__(self, scope: str, source: ModeSource) -> None:
+        self.scope = scope
+        self.source = source
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        modes = _ACTIVE.modes
+        if not modes or modes[-1].token != self.source.token:
+            mode = self.source.make_mode(module)
+            mode.__enter__()
+            modes.append(mode)
+        modes[-1].enter_scope(self.scope)
+
+
+class LeaveScope:
+    """Forward hook that also runs after an exception: pop the scope, leave the mode at the end."""
+
+    def __init__(self, source: ModeSource) -> None:
+        self.source = source
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        modes = _ACTIVE.modes
+        if not modes:
+            return
+        mode = modes[-1]
+        mode.scopes.pop()
+        if not mode.scopes:
+            modes.pop()
+            mode.__exit__(None, None, None)
+
+
+def attach(module: nn.Module, scope: str, source: ModeSource) -> None:
+    """Register both hooks on one module; the pre-hook runs first, the forward hook last."""
+    module.register_forward_pre_hook(EnterScope(scope, source), prepend=True)
+    module.register_forward_hook(LeaveScope(source), always_call=True)
+
+
+def detach(module: nn.Module, source: ModeSource) -> None:
+    """Remove the hooks that refer to ``source`` from one module."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        ours = [key for key, hook in hooks.items() if getattr(hook, "source", None) is source]
+        for key in ours:
+            del hooks[key]
+            module._forward_hooks_always_called.pop(key, None)
+
+
+def active_mode() -> ScopedMode | None:
+    """Return the mode that the current forward of this thread runs in, if any."""
+    return _ACTIVE.modes[-1] if _ACTIVE.modes else None
+
+
+def scope_names(model: nn.Module) -> dict[str, str]:
+    """Return ``{module path: scope text}``; a shared module has one entry per path.
+
+    ``{"": "LeNet", "conv1": "LeNet/Conv2d[conv1]"}``.
+    """
+    names: dict[str, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not path:
+            names[path] = type(module).__name__
+            continue
+        parent, _, attribute = path.rpartition(".")
+        names[path] = f"{names[parent]}/{type(module).__name__}[{attribute}]"
+    return names

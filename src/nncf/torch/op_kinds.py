@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each PyTorch function means to nncf: its name in addresses, its Kind, its tensors.
+
+The name is the one that configurations of earlier releases use: arithmetic operators are
+``__add__``, ``__iadd__``…; everything else is the function's own name (``conv2d``, ``relu_``).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from nncf.graph.kinds import KINDS, Kind
+
+# kind -> names of functions, looked up in torch, torch.nn.functional, torch.Tensor, torch.special
+_FUNCTIONS: dict[str, str] = {
+    "convolution": "conv1d conv2d conv3d",
+    "transposed_convolution": "conv_transpose1d conv_transpose2d conv_transpose3d",
+    "linear": "linear addmm",
+    "matmul": "matmul bmm mm baddbmm",
+    "attention": "scaled_dot_product_attention",
+    "embedding": "embedding",
+    "embedding_bag": "embedding_bag",
+    "lstm": "lstm",
+    "gru": "gru",
+    "rnn": "rnn_tanh rnn_relu",
+    "batch_norm": "batch_norm",
+    "layer_norm": "layer_norm",
+    "group_norm": "group_norm",
+    "instance_norm": "instance_norm",
+    "rms_norm": "rms_norm",
+    "l2_norm": "normalize",
+    "add": "add __add__ add_ __iadd__ __radd__",
+    "subtract": "sub __sub__ sub_ __isub__ __rsub__ rsub subtract",
+    "multiply": "mul __mul__ mul_ __imul__ __rmul__ multiply",
+    "divide": "div __truediv__ div_ __itruediv__ __rdiv__ __rtruediv__ divide true_divide",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "power": "pow __pow__ pow_ square",
+    "floor_mod": "fmod remainder __mod__ __floordiv__ floor_divide",
+    "compare": "lt le gt ge eq ne __lt__ __le__ __gt__ __ge__ __eq__ __ne__ less greater",
+    "logical": "logical_and logical_or logical_xor logical_not __and__ __or__ __xor__",
+    "mean": "mean",
+    "sum": "sum",
+    "reduce_max": "max min amax amin",
+    "average_pool": "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d",
+    "max_pool": "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+    "adaptive_max_pool3d max_pool2d_with_indices max_pool1d_with_indices max_pool3d_with_indices",
+    "max_unpool": "max_unpool1d max_unpool2d max_unpool3d",
+    "concat": "cat concat concatenate stack hstack vstack dstack",
+    "split": "split chunk unbind tensor_split split_with_sizes",
+    "reshape": "reshape view flatten unflatten view_as reshape_as ravel unfold_copy",
+    "squeeze": "squeeze squeeze_",
+    "unsqueeze": "unsqueeze unsqueeze_",
+    "transpose": "permute transpose t swapaxes swapdims movedim moveaxis adjoint T mT transpose_",
+    "expand": "expand expand_as broadcast_to",
+    "repeat": "repeat repeat_interleave tile",
+    "pad": "pad constant_pad_nd",
+    "slice": "__getitem__ narrow select",
+    "gather": "index_select gather where take_along_dim masked_select",
+    "scatter": "masked_fill masked_fill_ scatter scatter_ scatter_add index_fill __setitem__ "
+    "index_put index_put_ masked_scatter index_copy copy_",
+    "roll": "roll flip",
+    "interpolate": "interpolate upsample upsample_nearest upsample_bilinear grid_sample",
+    "pixel_shuffle": "pixel_shuffle pixel_unshuffle",
+    "channel_shuffle": "channel_shuffle native_channel_shuffle",
+    "dropout": "dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout feature_dropout "
+    "feature_alpha_dropout",
+    "identity": "contiguous clone detach to float double half bfloat16 type type_as cpu cuda "
+    "alias requires_grad_ data positive lift_fresh",
+    "relu": "relu relu_",
+    "relu6": "relu6",
+    "hardtanh": "hardtanh hardtanh_ clamp clamp_ clip clip_",
+    "elu": "elu elu_ celu celu_ selu selu_",
+    "prelu": "prelu",
+    "leaky_relu": "leaky_relu leaky_relu_",
+    "sigmoid": "sigmoid sigmoid_ logsigmoid",
+    "gelu": "gelu",
+    "silu": "silu silu_",
+    "mish": "mish",
+    "hardsigmoid": "hardsigmoid hardsigmoid_",
+    "hardswish": "hardswish hardswish_",
+    "tanh": "tanh tanh_",
+    "softplus": "softplus softsign",
+    "softmax": "softmax",
+    "log_softmax": "log_softmax",
+    "exp": "exp exp_",
+    "log": "log",
+    "sqrt": "sqrt rsqrt sqrt_ rsqrt_",
+    "erf": "erf",
+    "round": "round round_ floor ceil",
+}
+
+# Tensor methods that implement Python operators carry the operator's name in addresses.
+_OPERATORS: dict[str, str] = {
+    **{"add": "__add__", "add_": "__iadd__", "sub": "__sub__", "sub_": "__isub__"},
+    **{"mul": "__mul__", "mul_": "__imul__", "div": "__truediv__", "div_": "__itruediv__"},
+    **{"__rdiv__": "__rtruediv__", "lt": "__lt__", "le": "__le__", "gt": "__gt__", "ge": "__ge__"},
+}
+
+# Order of tensor arguments given by keyword, for functions that receive weights.
+_TENSOR_ORDER: dict[str, tuple[str, ...]] = {
+    **{f"conv{n}d": ("input", "weight", "bias") for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": ("input", "weight", "bias") for n in (1, 2, 3)},
+    "linear": ("input", "weight", "bias"),
+    "addmm": ("input", "mat1", "mat2"),
+    "matmul": ("input", "other"),
+    "embedding": ("input", "weight"),
+    "embedding_bag": ("input", "weight", "offsets"),
+    "layer_norm": ("input", "weight", "bias"),
+    "group_norm": ("input", "weight", "bias"),
+    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
+}
+
+_PASSIVE_NAMES = frozenset(
+    "size dim numel stride storage_offset is_contiguous element_size get_device nelement ndimension "
+    "__len__ __bool__ __int__ __float__ __index__ __format__ __repr__ __str__ __hash__ __deepcopy__ "
+    "is_floating_point is_complex item tolist numpy data_ptr storage untyped_storage backward "
+    "register_hook __contains__ is_same_size allclose equal _is_view is_nonzero".split()
+)
+
+
+def passive(function: Callable[..., Any]) -> bool:
+    """Tell whether a function only asks about a tensor and never makes one."""
+    return getattr(function, "__name__", "") in _PASSIVE_NAMES
+
+
+@functools.cache
+def named_functions() -> dict[Callable[..., Any], tuple[str, Kind]]:
+    """Return ``{function: (name in addresses, kind)}`` for every function that has a kind."""
+    table: dict[Callable[..., Any], tuple[str, Kind]] = {}
+    homes = (F, torch, torch.special, torch._C._nn, torch.Tensor)
+    for kind, names in _FUNCTIONS.items():
+        for name in names.split():
+            for home in homes:
+                function = getattr(home, name, None)
+                if not callable(function) or isinstance(function, type):
+                    continue
+                shown = _OPERATORS.get(name, name) if home is torch.Tensor else name
+                table.setdefault(function, (shown, KINDS[kind]))
+    table.update(_property_functions())
+    return table
+
+
+def _property_functions() -> Iterator[tuple[Callable[..., Any], tuple[str, Kind]]]:
+    for attribute, kind in {"T": "transpose", "mT": "transpose", "H": "transpose", "mH": "transpose",
+                            "data": "identity", "real": "identity"}.items():  # fmt: skip
+        getter = getattr(torch.Tensor, attribute).__get__
+        yield getter, (attribute, KINDS[kind])
+
+
+def describe(function: Callable[..., Any]) -> tuple[str, Kind]:
+    """Return the name and kind of a function; unknown functions have kind ``unknown``."""
+    found = named_functions().get(function)
+    if found is not None:
+        return found
+    return getattr(function, "__name__", type(function).__name__), KINDS["unknown"]
+
+
+def tensor_arguments(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[torch.Tensor]:
+    """Yield the tensors among the arguments in port order (lists item by item)."""
+    for value in args:
+        yield from _tensors_in(value)
+    for key in keyword_order(name, kwargs):
+        yield from _tensors_in(kwargs[key])
+
+
+def keyword_order(name: str, kwargs: Mapping[str, Any]) -> list[str]:
+    """Return keyword names with the tensor arguments of known functions in signature order."""
+    order = _TENSOR_ORDER.get(name, ())
+    rank = {key: index for index, key in enumerate(order)}
+    return sorted(kwargs, key=lambda key: rank.get(key, len(order)))
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+
+
+def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def attributes_of(
+    name: str, kind: Kind, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the attributes that an Operation of this kind carries (see ``Operation``)."""
+    if kind.name == "convolution":
+        return _convolution_attributes(_bound(_CONVOLUTION, args, kwargs), transposed=False)
+    if kind.name == "transposed_convolution":
+        return _convolution_attributes(_bound(_TRANSPOSED, args, kwargs), transposed=True)
+    if kind.name in ("concat", "softmax", "log_softmax", "split"):
+        axis = _axis_argument(kind.name, args, kwargs)
+        return {} if axis is None else {"axis": axis}
+    if kind.name == "transpose":
+        return {"arguments": tuple(value for value in args[1:] if not isinstance(value, torch.Tensor))}
+    if kind.name == "interpolate":
+        return {"mode": kwargs.get("mode", "nearest")}
+    return {}
+
+
+def _axis_argument(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    for key in ("dim", "axis"):
+        if isinstance(kwargs.get(key), int):
+            return int(kwargs[key])
+    position = 2 if kind == "split" else 1
+    if len(args) > position and isinstance(args[position], int):
+        return int(args[position])
+    return 0 if kind in ("concat", "split") else None
+
+
+def _convolution_attributes(bound: Mapping[str, Any], *, transposed: bool) -> dict[str, Any]:
+    weight = bound["weight"]
+    groups = bound.get("groups", 1)
+    rank = weight.dim() - 2
+    first, second = weight.shape[:2]
+    in_channels, out_channels = (first, second * groups) if transposed else (second * groups, first)
+    spread = functools.partial(_per_axis, rank=rank)
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "kernel_size": tuple(weight.shape[2:]),
+        "stride": spread(bound.get("stride", 1)),
+        "padding": bound.get("padding", 0)
+        if isinstance(bound.get("padding", 0), str)
+        else spread(bound.get("padding", 0)),
+        "dilation": spread(bound.get("dilation", 1)),
+        "groups": groups,
+        "transposed": transposed,
+    }
+
+
+def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def refine(kind: Kind, attributes: Mapping[str, Any]) -> Kind:
+    """Tell depthwise convolutions (one group per input channel) from others."""
+    groups = attributes.get("groups", 1)
+    if kind.name == "convolution" and groups > 1 and groups == attributes["in_channels"]:
+        return KINDS["depthwise_convolution"]
+    return kind
+
+
+def channel_axis(kind: Kind, name: str, rank: int) -> int | None:
+    """Return the output-channel axis of a weight of that kind and rank."""
+    if kind.name == "transposed_convolution":
+        return 1
+    if name in ("addmm", "matmul", "mm", "bmm", "baddbmm"):
+        return rank - 1
+    return 0 if rank > 1 else None
+
+
+def accepts_keyword(function: Callable[..., Any], keyword: str) -> bool:
+    """Tell whether a Python function has a parameter of that name."""
+    try:
+        return keyword in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
