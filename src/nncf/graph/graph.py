@@ -103,7 +103,7 @@ class Graph:
     """
 
     def __init__(self, operations: Iterable[Operation] = (), edges: Iterable[Edge] = ()) -> None:
-        self.network = networkx.MultiDiGraph()
+        self.network: networkx.MultiDiGraph[str] = networkx.MultiDiGraph()
         for operation in operations:
             self.add_operation(operation)
         for edge in edges:
