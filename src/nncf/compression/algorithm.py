@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ class Compressed:
     ``ops`` are this algorithm's running CompressionOps by Insert name (their class comes from
     the algorithm's own file for the backend), ``graph`` and ``layout`` what they were planned
     on, ``config`` the user's NNCFConfig with its loaders, ``backend`` the backend's module.
+    ``direct_parameters`` names, by Insert name, the parameters that reach their op as they are.
     """
 
     model: Any
@@ -28,6 +29,7 @@ class Compressed:
     layout: Layout
     config: Any
     backend: Any
+    direct_parameters: Mapping[str, Sequence[str]]
 
 
 class Algorithm(ABC):

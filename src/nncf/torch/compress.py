@@ -209,8 +209,8 @@ def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression
     ops = {}
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for insert in layout:
-        maker = importlib.import_module(f"nncf.algorithms.{insert.op.algorithm}.torch")
-        ops[insert.name] = maker.make_op(insert).to(device)
+        home = importlib.import_module(f"nncf.algorithms.{insert.op.algorithm}.torch")
+        ops[insert.name] = home.make_op(insert).to(device)
     compression = Compression(layout, ops, captured)
     compression.train(model.training)
     install(model, compression, captured)
@@ -230,7 +230,11 @@ def _finish(
     for algorithm in chosen:
         layout = layouts[algorithm.name]
         ops = {insert.name: compression.ops[insert.name] for insert in layout}
-        compressed = Compressed(model, ops, captured.graph, layout, config, initialize)
+        compressed = Compressed(
+            *(model, ops, captured.graph, layout, config),
+            backend=initialize,
+            direct_parameters=compression.baked_parameters,
+        )
         if state is None:
             algorithm.initialize(compressed)
         children.append(algorithm.control(compressed))

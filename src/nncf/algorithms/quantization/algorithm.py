@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 from nncf.algorithms.quantization.controller import QuantizationController
 from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.placement import plan
+from nncf.algorithms.quantization.ranges import calibrations
 from nncf.algorithms.quantization.scheme import Scheme
 from nncf.compression.algorithm import Algorithm, Compressed
 from nncf.compression.layout import Layout
 from nncf.config.structures import BNAdaptationInitArgs, QuantizationRangeInitArgs
 from nncf.errors import ConfigError, DataError
 from nncf.graph.graph import Graph
+from nncf.graph.scopes import Scopes
 
 _LOGGER = logging.getLogger("nncf")
 
@@ -61,8 +63,14 @@ class QuantizationAlgorithm(Algorithm):
 
     def _initialize_ranges(self, compressed: Compressed) -> None:
         loader, device = _resource(compressed.config, QuantizationRangeInitArgs)
+        wishes = calibrations(self.options, compressed.layout, Scopes(compressed.graph))
         compressed.backend.initialize_ranges(
-            compressed.model, compressed.ops, self.options, loader, device
+            compressed.model,
+            compressed.ops,
+            wishes,
+            loader,
+            device,
+            parameters=compressed.direct_parameters,
         )
 
     def _adapt_batch_norm(self, compressed: Compressed) -> None:
