@@ -23,7 +23,9 @@ class Parameter:
     ``name`` is its key in the model's state dict, ``port`` the operation's input it enters at.
     ``direct`` is False when the tensor is computed from the parameter (a standardised weight,
     say): it can be compressed at the point but not written back into the parameter.
-    ``channel_axis`` is the axis of output channels, None where there is none.
+    ``channel_axis`` is the axis of output channels, None where there is none. ``registered`` is
+    the word of the module's author: True compresses the parameter whatever takes it, False
+    leaves it alone, None decides by the operation.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Parameter:
     trainable: bool = True
     direct: bool = True
     channel_axis: int | None = 0
+    registered: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,14 @@ class Operation:
 
     @property
     def weight(self) -> Parameter | None:
-        """The weight of a convolution, linear or embedding; None for other operations."""
+        """The weight of a convolution, linear or embedding, or else what was registered as one."""
         from nncf.graph.kinds import WEIGHTED
 
-        if self.kind.name not in WEIGHTED:
-            return None
-        candidates = [p for p in self.parameters if len(p.shape) > 1]
-        return candidates[0] if candidates else None
+        known = self.kind.name in WEIGHTED
+        candidates = [p for p in self.parameters if p.registered]
+        candidates += [p for p in self.parameters if known and len(p.shape) > 1]
+        allowed = [p for p in candidates if p.registered is not False]
+        return allowed[0] if allowed else None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from nncf.graph.address import Address
 from nncf.graph.graph import DType, Edge, Graph, Operation, Parameter
 from nncf.graph.kinds import KINDS, WEIGHTED, Kind
 from nncf.torch import hooks, op_kinds
+from nncf.torch.registration import registration_of
 from nncf.torch.rewrites import REWRITES, SOURCES, unreached_reason
 from nncf.torch.structure import tensors_in
 
@@ -65,8 +66,9 @@ class Recorder(hooks.ScopedMode):
         self.used: set[str] = set()
         self.parameters = dict(model.named_parameters())
         self.layers: dict[str, tuple[str, nn.Module]] = {}
+        self.modules = dict(model.named_modules())
         scopes = hooks.scope_names(model)
-        for path, module in model.named_modules():
+        for path, module in self.modules.items():
             self.layers[scopes[path]] = (path, module)
         for name, tensor in self.parameters.items():
             self.lineage[id(tensor)] = _Lineage(name)
@@ -112,6 +114,8 @@ class Recorder(hooks.ScopedMode):
         kwargs = kwargs or {}
         if not self.scopes or op_kinds.passive(func):
             return func(*args, **kwargs)
+        if self.tracing != "on":
+            return self._untraced(func, args, kwargs)
         name, kind = op_kinds.describe(func)
         if name == "__get__":
             return func(*args, **kwargs)
@@ -130,6 +134,19 @@ class Recorder(hooks.ScopedMode):
             self._keep(inputs[0], _Origin(key))
             return output
         return self._note(key, name, kind, inputs, before, output, args, kwargs)
+
+    def _untraced(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function unseen; with "forward" its results pass for its first known argument."""
+        inputs = list(op_kinds.tensor_arguments("", args, kwargs))
+        output = func(*args, **kwargs)
+        known = [self.origins[id(tensor)] for tensor in inputs if id(tensor) in self.origins]
+        if self.tracing == "forward" and known:
+            for tensor in tensors_in(output):
+                if id(tensor) not in self.origins:
+                    # What ran may have changed the values: an op for the source's output must
+                    # run where they are read.
+                    self._keep(tensor, _Origin(known[0].source, known[0].port, aliased=True))
+        return output
 
     def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a function as if the model had called it (used by rewrites)."""
@@ -204,7 +221,7 @@ class Recorder(hooks.ScopedMode):
                 layer_class=type(module).__name__ if module is not None else "",
                 attributes=attributes,
                 parameters=parameters,
-                ignored_algorithms=frozenset(getattr(module, "_nncf_ignored_algorithms", ())),
+                ignored_algorithms=registration_of(module).ignored_algorithms,
                 unreached=unreached_reason(name, args, kwargs),
             )
             self.graph.add_operation(operation)
@@ -230,18 +247,26 @@ class Recorder(hooks.ScopedMode):
             if kind.name == "matmul" and port == len(inputs) - 1 and tensor.dim() == 2:
                 kind = KINDS["linear"]
             found.append((port, tensor, line))
-        parameters = tuple(
-            Parameter(
-                name=line.parameter,
-                port=port,
-                shape=tuple(tensor.shape),
-                trainable=self.parameters[line.parameter].requires_grad,
-                direct=line.direct,
-                channel_axis=op_kinds.channel_axis(kind, name, tensor.dim()),
-            )
-            for port, tensor, line in found
+        return kind, tuple(self._parameter(name, kind, *entry) for entry in found)
+
+    def _parameter(
+        self, name: str, kind: Kind, port: int, tensor: torch.Tensor, line: _Lineage
+    ) -> Parameter:
+        assert line.parameter is not None
+        path, _, attribute = line.parameter.rpartition(".")
+        registration = registration_of(self.modules.get(path))
+        axis = registration.channel_axis
+        if axis is None or not -tensor.dim() <= axis < tensor.dim():
+            axis = op_kinds.channel_axis(kind, name, tensor.dim())
+        return Parameter(
+            name=line.parameter,
+            port=port,
+            shape=tuple(tensor.shape),
+            trainable=self.parameters[line.parameter].requires_grad,
+            direct=line.direct,
+            channel_axis=None if axis is None else axis % tensor.dim(),
+            registered=registration.compresses(attribute),
         )
-        return kind, parameters
 
 
 def _repeats(source: str, target: str, graph: Graph) -> bool:
@@ -332,10 +357,9 @@ def capture(
     try:
         with _evaluation(model), _recording(model, recorder):
             result = forward(model)
-            before = len(recorder.graph)
             if mark_outputs is not None:
                 mark_outputs(result)
-            if len(recorder.graph) == before:
+            if not any(recorder.graph.operations("output")):
                 for tensor in tensors_in(result):
                     recorder.add_output(tensor)
     finally:

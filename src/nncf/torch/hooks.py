@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -30,7 +30,8 @@ class ScopedMode(TorchFunctionMode):
     """Knows which module is running and which call of a function this is.
 
     ``token`` identifies the model that the mode belongs to. Scopes are texts such as
-    ``LeNet/Conv2d[conv1]``; counters run from the outermost entry to its end.
+    ``LeNet/Conv2d[conv1]``; counters run from the outermost entry to its end. ``tracing`` is
+    "on" but within ``no_nncf_trace`` and ``forward_nncf_trace``.
     """
 
     def __init__(self, token: str) -> None:
@@ -38,6 +39,7 @@ class ScopedMode(TorchFunctionMode):
         self.token = token
         self.scopes: list[str] = []
         self.counts: dict[str, int] = {}
+        self.tracing: Literal["on", "off", "forward"] = "on"
 
     def enter_scope(self, scope: str) -> None:
         self.scopes.append(scope)

@@ -143,7 +143,7 @@ class Interceptor(hooks.ScopedMode):
     ) -> Any:
         kwargs = kwargs or {}
         functions = self.compression.functions
-        if func not in functions or not self.scopes:
+        if func not in functions or not self.scopes or self.tracing != "on":
             return func(*args, **kwargs)
         name = functions[func]
         key = self.next_key(name)

@@ -155,11 +155,25 @@ def _property_functions() -> Iterator[tuple[Callable[..., Any], tuple[str, Kind]
         yield getter, (attribute, KINDS[kind])
 
 
+OPERATOR_NAME = "_nncf_operator_name"
+"""Attribute of functions that ``register_operator`` made operations of their own."""
+
+
+@functools.cache
+def _kinds_by_name() -> dict[str, Kind]:
+    named = {name: kind for kind, names in _FUNCTIONS.items() for name in names.split()}
+    # A convolution's attributes are read from the arguments, which the user's function may not have.
+    return {name: KINDS[kind] for name, kind in named.items() if "convolution" not in kind}
+
+
 def describe(function: Callable[..., Any]) -> tuple[str, Kind]:
     """Return the name and kind of a function; unknown functions have kind ``unknown``."""
     found = named_functions().get(function)
     if found is not None:
         return found
+    registered = getattr(function, OPERATOR_NAME, None)
+    if registered is not None:
+        return registered, _kinds_by_name().get(registered, KINDS["unknown"])
     return getattr(function, "__name__", type(function).__name__), KINDS["unknown"]
 
 
