@@ -31,7 +31,7 @@ class Problem:
         return f"{path_text(self.path)}{self.text}" if self.path else self.text.lstrip(" :")
 
 
-class RulesBroken(ValueError):  # noqa: N818  # never reaches a caller; it carries Problems
+class RulesBroken(ValueError):  # never reaches a caller; it carries Problems
     """Raised inside pydantic's validation to carry several Problems out of it."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -97,21 +97,25 @@ def allowed_type(fragment: Mapping[str, Any], definitions: Mapping[str, Any]) ->
     """Return in words what a fragment without listed values allows."""
     if "words" in fragment:
         return str(fragment["words"])
-    kind = fragment.get("type")
+    kind = str(fragment.get("type"))
     if kind in ("integer", "number"):
-        noun = "a whole number" if kind == "integer" else "a number"
-        return noun + _bounds(fragment)
+        return ("a whole number" if kind == "integer" else "a number") + _bounds(fragment)
     if kind == "array":
-        if "prefixItems" in fragment:
-            parts = [allowed(item, definitions) for item in fragment["prefixItems"]]
-            return "a list [" + ", ".join(parts) + "]"
-        return "a list, each item " + allowed(fragment.get("items", {}), definitions)
+        return _allowed_list(fragment, definitions)
     if kind == "object":
         keys = ", ".join(fragment.get("properties", {}))
-        if keys:
-            return f"an object with keys {keys}"
-        return "an object, each value " + allowed(fragment["additionalProperties"], definitions)
-    return {"boolean": "true or false", "string": "a string"}.get(str(kind), "any value")
+        values = fragment.get("additionalProperties", {})
+        return "an object " + (
+            f"with keys {keys}" if keys else f"of names, each with {allowed(values, definitions)}"
+        )
+    return {"boolean": "true or false", "string": "a string"}.get(kind, "any value")
+
+
+def _allowed_list(fragment: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "prefixItems" in fragment:
+        parts = [allowed(item, definitions) for item in fragment["prefixItems"]]
+        return "a list [" + ", ".join(parts) + "]"
+    return "a list, each item " + allowed(fragment.get("items", {}), definitions)
 
 
 def _bounds(fragment: Mapping[str, Any]) -> str:

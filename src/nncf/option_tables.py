@@ -29,9 +29,12 @@ class Row:
 
 def option_table(options: type[Options]) -> str:
     """Return all keys of ``options``, those of inner sections too, as a markdown table."""
-    lines = [("Key", "Allowed", "Default", "Meaning", "Backends"), ("---",) * 5]
+    lines: list[tuple[str, ...]] = [
+        ("Key", "Allowed", "Default", "Meaning", "Backends"),
+        ("---",) * 5,
+    ]
     lines += [row.cells() for row in option_rows(options)]
-    escaped = (map(lambda cell: cell.replace("|", "\\|"), line) for line in lines)
+    escaped = ((cell.replace("|", "\\|") for cell in line) for line in lines)
     return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + "\n"
 
 
@@ -46,7 +49,8 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield the rows of a section that may have several ``forms`` (a union)."""
     printed: dict[str, str] = {}
-    for name in dict.fromkeys(name for form in forms for name in form.get("properties", {})):
+    names = dict.fromkeys(name for form in forms for name in form.get("properties", {}))
+    for name in sorted(names, key=lambda name: name != "algorithm"):
         having = [form for form in forms if name in form.get("properties", {})]
         row = _row(name, having, definitions, backends)
         row = replace(row, key=prefix + name)

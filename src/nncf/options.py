@@ -50,6 +50,11 @@ def _as_list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def empty_is_unset(value: Any) -> Any:
+    """Return None for an empty section: writing ``{}`` asks for nothing (a BeforeValidator)."""
+    return None if value == {} else value
+
+
 def _check_scope(text: str) -> str:
     if not text:
         raise wrong(

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nncf.algorithms.quantization.initializer import InitializerOptions
-from nncf.algorithms.quantization.options import StagedOptions
+from nncf.algorithms.quantization.options import StagedSection
 from nncf.algorithms.sparsity_options import TORCH, ScopeOptions
 from nncf.options import NonNegative, option
 
@@ -43,7 +43,7 @@ class BinarizationOptions(ScopeOptions):
     initializer: InitializerOptions = option(
         InitializerOptions(), "What happens before training.", backends=TORCH
     )
-    params: StagedOptions | None = option(
+    params: StagedSection = option(
         None, "The staged schedule; if given, layers are binarized by epoch.", backends=TORCH
     )
     compression_lr_multiplier: NonNegative | None = option(

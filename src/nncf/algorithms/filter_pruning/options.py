@@ -114,8 +114,9 @@ class FilterPruningParams(Options):
 class FilterPruningInitializer(Options):
     """What happens when a pruning level has been set."""
 
-    batchnorm_adaptation: BatchnormAdaptationOptions | None = option(
-        None, "Refresh batch norm statistics when the training script asks for it."
+    batchnorm_adaptation: BatchnormAdaptationOptions = option(
+        BatchnormAdaptationOptions(),
+        "Refresh batch norm statistics when the training script asks for it.",
     )
 
 

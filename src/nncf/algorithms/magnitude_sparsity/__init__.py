@@ -31,8 +31,9 @@ from nncf.options import Level, Options, option
 class MagnitudeSparsityInitializer(Options):
     """What happens when a sparsity level has been set."""
 
-    batchnorm_adaptation: BatchnormAdaptationOptions | None = option(
-        None, "Refresh batch norm statistics when the training script asks for it."
+    batchnorm_adaptation: BatchnormAdaptationOptions = option(
+        BatchnormAdaptationOptions(),
+        "Refresh batch norm statistics when the training script asks for it.",
     )
 
 

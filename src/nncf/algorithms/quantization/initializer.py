@@ -174,8 +174,9 @@ PrecisionOptions = Annotated[
 class InitializerOptions(Options):
     """What happens before training."""
 
-    batchnorm_adaptation: BatchnormAdaptationOptions | None = option(
-        None, "Refresh batch norm statistics. Unset: done whenever training data is registered."
+    batchnorm_adaptation: BatchnormAdaptationOptions = option(
+        BatchnormAdaptationOptions(),
+        "Refresh batch norm statistics. Unset: done if training data is registered.",
     )
     range: RangeSection | None = option(
         None,

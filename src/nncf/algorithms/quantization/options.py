@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from nncf.algorithms.quantization.initializer import InitializerOptions, OverrideInitializer
 from nncf.algorithms.quantization.scheme import Mode
@@ -19,6 +21,7 @@ from nncf.options import (
     PositiveNumber,
     Scope,
     Scopes,
+    empty_is_unset,
     option,
 )
 
@@ -139,6 +142,9 @@ class StagedOptions(Options):
     )
 
 
+StagedSection = Annotated[StagedOptions | None, BeforeValidator(empty_is_unset)]
+
+
 class QuantizationOptions(Options):
     """Settings of ``{"algorithm": "quantization"}``."""
 
@@ -171,7 +177,7 @@ class QuantizationOptions(Options):
         "Keep 8-bit weights on half of their grid, so that sums on x86 processors without VNNI "
         "cannot overflow (target devices ANY and CPU): for all layers, none, or the first ones.",
     )
-    params: StagedOptions | None = option(
+    params: StagedSection = option(
         None, "The staged schedule; if given, quantizers are switched on by epoch.", backends=TORCH
     )
     ignored_scopes: Scopes = option((), "Operations that get no quantizer.")
