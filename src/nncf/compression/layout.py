@@ -31,9 +31,11 @@ class OpDescription(Protocol):
 class Insert:
     """One CompressionOp and all the points where it runs (several share one op and its state).
 
-    ``name`` is the op's key in checkpoints: the first point, as text, by default. ``shape`` is
-    the shape of the op's parameters (``(1,)`` per tensor, ones but for the channel axis per
-    channel). ``reason`` says for a reader why the op is here.
+    ``name`` is the op's key in checkpoints: ``label``, or else the first point as text. A label
+    is for tensors without a point of their own: a model input, quantized at its readers, is
+    ``/nncf_model_input_0|OUTPUT``. ``shape`` is the shape of the op's parameters (``(1,)`` per
+    tensor, ones but for the channel axis per channel). ``reason`` says for a reader why the op
+    is here.
     """
 
     points: tuple[Point, ...]
@@ -41,10 +43,11 @@ class Insert:
     shape: tuple[int, ...] = (1,)
     priority: int = PRIORITY_QUANTIZATION
     reason: str = ""
+    label: str = ""
 
     @property
     def name(self) -> str:
-        return str(self.points[0])
+        return self.label or str(self.points[0])
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Layout:
                     "shape": list(insert.shape),
                     "priority": insert.priority,
                     "reason": insert.reason,
+                    "label": insert.label,
                 }
                 for insert in self.inserts
             ],
@@ -101,6 +105,7 @@ class Layout:
                 shape=tuple(item["shape"]),
                 priority=item["priority"],
                 reason=item["reason"],
+                label=item["label"],
             )
             for item in state["inserts"]
         ]
@@ -108,12 +113,19 @@ class Layout:
 
     def __repr__(self) -> str:
         rows = [f"Layout of {len(self)} compression ops"]
-        for insert in self.inserts:
-            rows.append(f"  {insert.name}  {insert.op}  because {insert.reason or 'asked for'}")
-            rows.extend(f"      also at {point}" for point in insert.points[1:])
+        names = [insert.name for insert in self.inserts]
+        described = [str(insert.op) for insert in self.inserts]
+        widths = [max(map(len, column), default=0) for column in (names, described)]
+        for insert, name, text in zip(self.inserts, names, described, strict=True):
+            why = insert.reason or "asked for"
+            rows.append(f"  {name:<{widths[0]}}  {text:<{widths[1]}}  {why}")
+            others = insert.points if insert.label else insert.points[1:]
+            where = "runs at" if insert.label else "also at"
+            rows.extend(f"      {where} {point}" for point in others)
         if self.skipped:
             rows.append(f"{len(self.skipped)} operations left as they are")
-            rows.extend(f"  {skip.address}: {skip.reason}" for skip in self.skipped)
+            width = max(len(skip.address) for skip in self.skipped)
+            rows.extend(f"  {skip.address:<{width}}  {skip.reason}" for skip in self.skipped)
         return "\n".join(rows)
 
 
