@@ -223,7 +223,7 @@ class _Fuser:
         return {"batch_norm": "B", "group_norm": "G"}.get(kind, "x")
 
     def _extensible(self, tensor: Tensor, members: list[str], letter: str) -> Chain | None:
-        """Return the chain that ends at ``tensor`` if the step may follow and is its only reader."""
+        """Return the chain that ends at ``tensor``, if the step may follow as its only reader."""
         chain = self.fusion.chain_of.get(tensor[0])
         if chain is None or letter in "xLG" or chain.spelling == "x":
             return None

@@ -244,7 +244,7 @@ def test_input_preprocessing() -> None:
 
 
 def test_split_outputs() -> None:
-    """Quantizers of the outputs of a split stand at their readers, or above the split if all ask."""
+    """Quantizers of split outputs stand at their readers, or above the split if all ask."""
     builder = Builder()
     x = builder.op("split", builder.op("convolution", builder.input()))
     builder.output(builder.op("linear", (x, 0)))

@@ -62,7 +62,7 @@ def plan(
     if target_device == "VPU":
         logger.warning(
             "target_device VPU: convolutions keep padding with zero; the padding value is not "
-            "adjusted to the quantizer's grid. It is exact wherever the grid contains zero, as ours do."
+            "adjusted to the quantizer's grid, and need not be: our grids contain zero."
         )
     roles = assign_roles(graph, options, hardware=hardware, ignored=ignored, target=target)
     found = propagate(
