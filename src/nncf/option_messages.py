@@ -147,8 +147,7 @@ def _step(
 ) -> list[Mapping[str, Any]]:
     """Return the fragments that describe ``part`` inside any of ``fragments``."""
     found: list[Mapping[str, Any]] = []
-    worded = [form for fragment in fragments if "words" in fragment for form in fragment["anyOf"]]
-    for fragment in [*fragments, *worded]:
+    for fragment in _unfolded(fragments, definitions):
         if isinstance(part, int):
             prefix = fragment.get("prefixItems", [])
             item = prefix[part] if part < len(prefix) else fragment.get("items")
@@ -157,6 +156,16 @@ def _step(
         if isinstance(item, Mapping):
             found.extend(_forms(item, definitions))
     return found
+
+
+def _unfolded(
+    fragments: list[Mapping[str, Any]], definitions: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """Add what fragments hide: forms under fixed words, and the one item that may be a list."""
+    worded = [form for fragment in fragments for form in fragment.get("anyOf", [])]
+    items = [fragment["items"] for fragment in fragments if fragment.get("items")]
+    inner = [form for item in items for form in _forms(item, definitions)]
+    return [*fragments, *worded, *(form for form in inner if form.get("type") == "object")]
 
 
 # ------------------------------------------------------------------- what a wrong value broke
@@ -208,6 +217,7 @@ def _sentence(item: Any, schema: Mapping[str, Any], where: tuple[Part, ...]) -> 
     for part in where:
         parents, fragments = fragments, _step(fragments, part, definitions)
     if item["type"] == "extra_forbidden":
+        parents = _unfolded(parents, definitions)
         keys = list(dict.fromkeys(k for p in parents for k in p.get("properties", {})))
         return f": unknown key.{hint(str(where[-1]), keys)} Keys here: {', '.join(keys)}."
     expected = allowed({"anyOf": fragments}, definitions) if fragments else "another value"

@@ -27,8 +27,8 @@ class AccuracyDrop(Options):
     def rules(self) -> Iterator[Problem]:
         given = self.has(*_DROPS)
         if len(given) != 1:
-            start = " and ".join(given) + ": keep" if given else ": give"
-            yield Problem((), f"{start} exactly one of {_DROPS[0]} and {_DROPS[1]}.")
+            verb = "keep" if given else "give"
+            yield Problem((), f": {verb} exactly one of {_DROPS[0]} and {_DROPS[1]}.")
 
 
 class EarlyExitParams(AccuracyDrop):

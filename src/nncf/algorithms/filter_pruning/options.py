@@ -36,7 +36,7 @@ class LegrOptions(Options):
 
 
 class FilterPruningParams(Options):
-    """How much is pruned, when, and by which ranking."""
+    """The section ``params`` of filter pruning."""
 
     schedule: Literal["exponential", "exponential_with_bias", "baseline"] = option(
         "exponential",
@@ -112,7 +112,7 @@ class FilterPruningParams(Options):
 
 
 class FilterPruningInitializer(Options):
-    """What happens when a pruning level has been set."""
+    """The section ``initializer`` of filter pruning."""
 
     batchnorm_adaptation: BatchnormAdaptationOptions = option(
         BatchnormAdaptationOptions(),

@@ -172,7 +172,7 @@ PrecisionOptions = Annotated[
 
 
 class InitializerOptions(Options):
-    """What happens before training."""
+    """What quantization does before training begins."""
 
     batchnorm_adaptation: BatchnormAdaptationOptions = option(
         BatchnormAdaptationOptions(),
