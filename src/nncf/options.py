@@ -13,8 +13,9 @@ print(option_table(PetOptions))       # the markdown table of the documents
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +30,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from nncf.option_messages import Problem, RulesBroken, raise_problems, translate
+from nncf.errors import hint
+from nncf.option_messages import Part, Problem, RulesBroken, raise_problems, translate
 
 BACKENDS = ("torch", "tensorflow")
 
@@ -102,12 +104,27 @@ def option(default: Any, description: str, *, backends: tuple[str, ...] = BACKEN
     return Field(default, description=description, json_schema_extra=extra)
 
 
+@dataclass(frozen=True)
+class Former:
+    """A key of earlier releases: the advice what to do today, and today's key if there is one."""
+
+    key: str
+    advice: str
+    new: str = ""
+    convert: Callable[[Any], Any] = lambda value: value
+
+
 class Options(BaseModel):
     """Typed, frozen settings of one section of a configuration.
 
     Subclasses list fields with ``option`` and override ``rules`` (what must hold between
-    fields) and ``remarks`` (what is legal but has no effect or looks like a slip).
+    fields) and ``remarks`` (what is legal but has no effect or looks like a slip). ``former``
+    lists keys of earlier releases, which are read with a warning. ``adaptive`` says whether the
+    loop that searches for the best compression rate can drive the algorithm.
     """
+
+    former: ClassVar[tuple[Former, ...]] = ()
+    adaptive: ClassVar[bool] = False
 
     model_config = ConfigDict(
         frozen=True,
@@ -130,13 +147,35 @@ class Options(BaseModel):
 
     @classmethod
     def try_read(
-        cls, data: Any, *, path: tuple[str | int, ...] = ()
+        cls, data: Any, *, path: tuple[Part, ...] = ()
     ) -> tuple[Self | None, list[Problem]]:
         """Return ``(options, [])`` or ``(None, problems)``."""
         try:
             return cls.model_validate(data), []
         except ValidationError as error:
             return None, translate(error, cls.model_json_schema(), data, path)
+
+    @classmethod
+    def modernize(cls, section: dict[str, Any], path: tuple[Part, ...]) -> Iterator[Problem]:
+        """Translate what earlier releases wrote in ``section``, in place; yield the advice."""
+        for old in cls.former:
+            if old.key in section:
+                value = section.pop(old.key)
+                if old.new:
+                    section.setdefault(old.new, old.convert(value))
+                yield Problem((*path, old.key), f" is a key of earlier releases. {old.advice}")
+        for name, field in cls.model_fields.items():
+            inner, below = field.annotation, section.get(name)
+            if isinstance(inner, type) and issubclass(inner, Options) and isinstance(below, dict):
+                yield from inner.modernize(below, (*path, name))
+
+    @classmethod
+    def drop_unknown(cls, section: dict[str, Any], path: tuple[Part, ...]) -> Iterator[Problem]:
+        """Drop unknown keys of a section that earlier releases left open; yield a note each."""
+        for key in [key for key in section if key not in cls.model_fields]:
+            del section[key]
+            near = hint(str(key), cls.model_fields)
+            yield Problem((*path, key), f" is not an option and does nothing.{near}")
 
     def rules(self) -> Iterator[Problem]:
         """Yield what is wrong between fields of this object."""
@@ -146,7 +185,7 @@ class Options(BaseModel):
         """Yield what a reader of the file should know about it, without being an error."""
         yield from ()
 
-    def all_remarks(self, path: tuple[str | int, ...] = ()) -> Iterator[Problem]:
+    def all_remarks(self, path: tuple[Part, ...] = ()) -> Iterator[Problem]:
         """Yield the remarks of this object and of all sections inside, with full paths."""
         for remark in self.remarks():
             yield Problem((*path, *remark.path), remark.text)

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from nncf import algorithms
-from nncf.config.eras import OLD_KEYS, modernize
+from nncf.config.eras import FORMER_KEYS, modernize
 from nncf.config.root import RootOptions, rules_between
 from nncf.errors import ConfigError, nearest
 from nncf.option_messages import Part, Problem, raise_problems, value_text
 from nncf.options import Options
 
 KNOWN_KEYS = frozenset(RootOptions.model_fields)
-_OLD_KEYS = frozenset(old.key for old in OLD_KEYS if not old.algorithm)
 
 
 # --------------------------------------------------------------------------------- from a file
@@ -107,7 +106,7 @@ def read_options(data: Mapping[str, Any], *, source: str = "") -> Reading:
 
     Raises ConfigError that lists everything wrong in it, each with its JSON path.
     """
-    known = {key: plain(data[key]) for key in data if key in KNOWN_KEYS | _OLD_KEYS}
+    known = {key: plain(data[key]) for key in data if key in KNOWN_KEYS | FORMER_KEYS}
     notes = [*_misspelled(data), *modernize(known)]
     sections = known.pop("compression", [])
     root, problems = RootOptions.try_read(known)
@@ -192,7 +191,7 @@ def _misspelled(data: Mapping[Any, Any]) -> list[Problem]:
     """
     notes = []
     for key in data:
-        if not isinstance(key, str) or key in KNOWN_KEYS | _OLD_KEYS:
+        if not isinstance(key, str) or key in KNOWN_KEYS | FORMER_KEYS:
             continue
         likely = [name for name in nearest(key, KNOWN_KEYS - set(data), 1) if _alike(key, name)]
         if likely:

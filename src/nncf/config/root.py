@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, WithJsonSchema
 
+from nncf import algorithms
 from nncf.config.accuracy_aware import AccuracyAwareSection, AdaptiveOptions
 from nncf.option_messages import Problem
-from nncf.options import NonNegative, Options, Positive, Scopes, Text, option
+from nncf.options import Former, NonNegative, Options, Positive, Scopes, Text, option
 
 TORCH = ("torch",)
-
-# Algorithms whose compression rate the adaptive loop can drive.
-_ADAPTIVE = ("filter_pruning", "magnitude_sparsity", "rb_sparsity")
 
 
 class InputInfo(Options):
@@ -43,6 +41,11 @@ InputInfos = Annotated[tuple[InputInfo, ...], BeforeValidator(_as_list)]
 
 class RootOptions(Options):
     """A whole configuration: typed, frozen, checked."""
+
+    former: ClassVar[tuple[Former, ...]] = tuple(
+        Former(key, "Shapes are never compared; remove the key.")
+        for key in ("disable_shape_matching", "scopes_without_shape_matching")
+    )
 
     input_info: InputInfos = option(
         (),
@@ -113,18 +116,18 @@ def _presets(root: RootOptions) -> Iterator[Problem]:
 def _adaptive(root: RootOptions) -> Iterator[Problem]:
     if not isinstance(root.accuracy_aware_training, AdaptiveOptions):
         return
-    names = [_name(item) for item in root.compression]
     path = ("accuracy_aware_training", "mode")
     mode = ' = "adaptive_compression_level"'
-    driven = [name for name in names if name in _ADAPTIVE]
-    listed = ", ".join(f'"{name}"' for name in _ADAPTIVE)
+    driven = [_name(item) for item in root.compression if item.adaptive]
+    drivable = [name for name in algorithms.names() if algorithms.options_class(name).adaptive]
+    listed = ", ".join(f'"{name}"' for name in drivable)
     if not driven:
         yield Problem(
             path,
             f"{mode} needs an algorithm whose compression rate can be driven: one of {listed}. "
             'Add one, or write "mode": "early_exit".',
         )
-    if "filter_pruning" in driven and len(driven) > 1:
+    if len(driven) > 1:
         yield Problem(
             path,
             f'{mode} drives one algorithm, but "{driven[0]}" and "{driven[1]}" are both '

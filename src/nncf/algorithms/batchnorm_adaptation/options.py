@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
-from nncf.options import Count, Options, option
+from typing import ClassVar
+
+from nncf.options import Count, Former, Options, option
 
 
 class BatchnormAdaptationOptions(Options):
     """How many samples refresh the running statistics of batch norm layers."""
+
+    former: ClassVar[tuple[Former, ...]] = (
+        Former(
+            "num_bn_forget_samples",
+            "Adaptation needs no samples to forget the old statistics; remove the key.",
+        ),
+    )
 
     num_bn_adaptation_samples: Count = option(
         2000,

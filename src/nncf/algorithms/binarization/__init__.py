@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nncf.algorithms.quantization.initializer import InitializerOptions
-from nncf.algorithms.quantization.options import StagedSection
+from nncf.algorithms.initializer_options import InitializerOptions
 from nncf.algorithms.sparsity_options import TORCH, ScopeOptions
+from nncf.algorithms.staged_options import StagedSection
 from nncf.options import NonNegative, option
 
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from nncf.algorithms.batchnorm_adaptation.options import BatchnormAdaptationOptions
 from nncf.algorithms.sparsity_options import TORCH, ScopeOptions
-from nncf.option_messages import Problem
-from nncf.options import Count, Flag, Level, Options, Positive, Text, Whole, option
+from nncf.option_messages import Part, Problem
+from nncf.options import Count, Flag, Former, Level, Options, Positive, Text, Whole, option
 
 # Ranking all filters of a network against each other makes sense only over all its layers.
 _LEARNED_RANKING_DEFAULTS = {
@@ -37,6 +37,15 @@ class LegrOptions(Options):
 
 class FilterPruningParams(Options):
     """The section ``params`` of filter pruning."""
+
+    former: ClassVar[tuple[Former, ...]] = (
+        Former("weight_importance", 'Write "filter_importance".', new="filter_importance"),
+        Former(
+            "prune_last_conv",
+            "A layer whose filters are outputs of the model is never pruned; remove the key.",
+        ),
+        Former("zero_grad", "Pruned filters get no gradient; remove the key."),
+    )
 
     schedule: Literal["exponential", "exponential_with_bias", "baseline"] = option(
         "exponential",
@@ -81,6 +90,19 @@ class FilterPruningParams(Options):
         None, "File with scales and shifts learned earlier (JSON).", backends=TORCH
     )
 
+    @classmethod
+    def modernize(cls, section: dict[str, Any], path: tuple[Part, ...]) -> Iterator[Problem]:
+        """Keep, in a section with keys up to release 2.0, the default schedule of its time."""
+        is_early = any(old.key in section for old in cls.former)
+        yield from super().modernize(section, path)
+        if is_early and "schedule" not in section:
+            section["schedule"] = "baseline"
+            yield Problem(
+                path,
+                ' is written for a release whose default schedule was "baseline", which is used. '
+                'Write "schedule": "baseline", or "exponential", today\'s default.',
+            )
+
     @model_validator(mode="before")
     @classmethod
     def _learned_ranking_defaults(cls, data: Any) -> Any:
@@ -122,6 +144,8 @@ class FilterPruningInitializer(Options):
 
 class FilterPruningOptions(ScopeOptions):
     """Settings of ``{"algorithm": "filter_pruning"}``."""
+
+    adaptive: ClassVar[bool] = True
 
     algorithm: Literal["filter_pruning"] = option("filter_pruning", "Names this algorithm.")
     initializer: FilterPruningInitializer = option(

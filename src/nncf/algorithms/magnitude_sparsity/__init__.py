@@ -21,7 +21,7 @@ When to use it
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nncf.algorithms.batchnorm_adaptation.options import BatchnormAdaptationOptions
 from nncf.algorithms.sparsity_options import ScopeOptions, SparsitySchedule
@@ -52,6 +52,8 @@ class MagnitudeSparsitySchedule(SparsitySchedule):
 
 class MagnitudeSparsityOptions(ScopeOptions):
     """Settings of ``{"algorithm": "magnitude_sparsity"}``."""
+
+    adaptive: ClassVar[bool] = True
 
     algorithm: Literal["magnitude_sparsity"] = option("magnitude_sparsity", "Names this algorithm.")
     sparsity_init: Level = option(0.0, "Level at the start of training.")

@@ -35,7 +35,7 @@ When to use it
 
 from __future__ import annotations
 
-from nncf.algorithms.quantization.initializer import (
+from nncf.algorithms.initializer_options import (
     InitializerOptions,
     RangeOptions,
     ScopedRangeOptions,
@@ -46,8 +46,8 @@ from nncf.algorithms.quantization.options import (
     QuantizerGroup,
     QuantizerOverride,
     ScopeOverrides,
-    StagedOptions,
 )
+from nncf.algorithms.staged_options import StagedOptions
 
 __all__ = [
     "ActivationGroup",

@@ -1,61 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of quantization. The sections under ``initializer`` are in ``initializer.py``."""
+"""Options of quantization. Those it shares with binarization are in files beside the folders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator
-
-from nncf.algorithms.quantization.initializer import InitializerOptions, OverrideInitializer
+from nncf.algorithms.initializer_options import InitializerOptions, OverrideInitializer
 from nncf.algorithms.quantization.scheme import Mode
+from nncf.algorithms.staged_options import StagedOptions as StagedOptions
+from nncf.algorithms.staged_options import StagedSection
 from nncf.option_messages import Problem
 from nncf.options import (
     Bits,
-    Count,
     Flag,
+    Former,
     NonNegative,
     Options,
-    Positive,
-    PositiveNumber,
     Scope,
     Scopes,
-    empty_is_unset,
     option,
 )
 
 TORCH = ("torch",)
 
 
-class Constraints(Options):
-    """What a user demands of quantizers; whatever is unset is chosen from the hardware's list."""
-
-    mode: Mode | None = option(
-        None,
-        'Grid of the quantizer: "symmetric" about zero (only a scale is learned) or "asymmetric" '
-        "(both ends of the range are learned). Wins over `preset`.",
-    )
-    bits: Bits | None = option(
-        None,
-        "Bits per value. Unset: the first choice of the hardware, which is 8. Other values need "
-        'a `target_device` that supports them, or "TRIAL".',
-    )
-    signed: Flag | None = option(
-        None,
-        "Whether a symmetric grid covers negative values. Unset: decided from the data during "
-        "range initialisation.",
-    )
-    per_channel: Flag | None = option(
-        None,
-        "One range per channel (true) or per tensor (false). Unset: the first choice of the "
-        "hardware, which is per channel for weights and per tensor for activations.",
-    )
+# Four demands stand in two kinds of section, word for word.
+MODE: Any = option(
+    None,
+    'Grid of the quantizer: "symmetric" about zero (only a scale is learned) or "asymmetric" '
+    "(both ends of the range are learned). Wins over `preset`.",
+)
+BITS: Any = option(
+    None,
+    "Bits per value. Unset: the first choice of the hardware, which is 8. Other values need "
+    'a `target_device` that supports them, or "TRIAL".',
+)
+SIGNED: Any = option(
+    None,
+    "Whether a symmetric grid covers negative values. Unset: decided from the data during "
+    "range initialisation.",
+)
+PER_CHANNEL: Any = option(
+    None,
+    "One range per channel (true) or per tensor (false). Unset: the first choice of the "
+    "hardware, which is per channel for weights and per tensor for activations.",
+)
 
 
-class QuantizerGroup(Constraints):
-    """Demands on all quantizers of weights, or of activations."""
+class QuantizerGroup(Options):
+    """Demands on all quantizers of weights, or of activations; unset: the hardware decides."""
 
+    mode: Mode | None = MODE
+    bits: Bits | None = BITS
+    signed: Flag | None = SIGNED
+    per_channel: Flag | None = PER_CHANNEL
     logarithm_scale: Flag = option(
         False,
         "Learn the logarithm of the scale, so that a training step changes it by a factor. "
@@ -88,9 +87,13 @@ class ActivationGroup(QuantizerGroup):
                 )
 
 
-class QuantizerOverride(Constraints):
+class QuantizerOverride(Options):
     """Demands on the quantizers of particular operations."""
 
+    mode: Mode | None = MODE
+    bits: Bits | None = BITS
+    signed: Flag | None = SIGNED
+    per_channel: Flag | None = PER_CHANNEL
     initializer: OverrideInitializer = option(
         OverrideInitializer(), "How the range is found for these operations."
     )
@@ -107,46 +110,27 @@ class ScopeOverrides(Options):
     )
 
 
-class StagedOptions(Options):
-    """The staged schedule: quantizers are switched on in the course of training."""
-
-    batch_multiplier: Positive | None = option(
-        None,
-        "Batches whose gradients are summed before an optimizer step; read by the training script.",
-        backends=TORCH,
-    )
-    activations_quant_start_epoch: Count = option(
-        1, "Epoch from which activations are quantized.", backends=TORCH
-    )
-    weights_quant_start_epoch: Count = option(
-        1, "Epoch from which weights are quantized.", backends=TORCH
-    )
-    lr_poly_drop_start_epoch: Count | None = option(
-        None,
-        "Epoch from which the learning rate falls polynomially; read by the training script.",
-        backends=TORCH,
-    )
-    lr_poly_drop_duration_epochs: Positive = option(
-        30,
-        "Epochs that the fall of the learning rate takes; read by the training script.",
-        backends=TORCH,
-    )
-    disable_wd_start_epoch: Count | None = option(
-        None, "Epoch from which weight decay is 0; read by the training script.", backends=TORCH
-    )
-    base_lr: PositiveNumber = option(
-        1e-3, "Learning rate at the start; read by the training script.", backends=TORCH
-    )
-    base_wd: NonNegative = option(
-        1e-5, "Weight decay at the start; read by the training script.", backends=TORCH
-    )
-
-
-StagedSection = Annotated[StagedOptions | None, BeforeValidator(empty_is_unset)]
+def _overflow_fix(disable_saturation_fix: Any) -> Any:
+    if isinstance(disable_saturation_fix, bool):
+        return "disable" if disable_saturation_fix else "enable"
+    return disable_saturation_fix
 
 
 class QuantizationOptions(Options):
     """Settings of ``{"algorithm": "quantization"}``."""
+
+    former: ClassVar[tuple[Former, ...]] = (
+        Former(
+            "disable_saturation_fix",
+            'Write "overflow_fix": "disable" for true, "enable" for false.',
+            new="overflow_fix",
+            convert=_overflow_fix,
+        ),
+        Former(
+            "quantizable_subgraph_patterns",
+            "Places of quantizers follow from the graph; use scopes to change them.",
+        ),
+    )
 
     algorithm: Literal["quantization"] = option("quantization", "Names this algorithm.")
     initializer: InitializerOptions = option(

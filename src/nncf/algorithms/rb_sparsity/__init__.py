@@ -22,14 +22,21 @@ When to use it
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nncf.algorithms.sparsity_options import TORCH, ScopeOptions, SparsitySchedule
-from nncf.options import Fraction, Level, NonNegative, Positive, option
+from nncf.options import Former, Fraction, Level, NonNegative, Positive, option
 
 
 class RBSparsitySchedule(SparsitySchedule):
     """How the level that the loss aims at grows."""
+
+    former: ClassVar[tuple[Former, ...]] = (
+        Former(
+            "check_sparsity_masks",
+            "It checked that all processes have the same masks; remove the key.",
+        ),
+    )
 
     schedule: Literal["exponential", "polynomial", "adaptive", "multistep"] = option(
         "exponential",
@@ -46,6 +53,8 @@ class RBSparsitySchedule(SparsitySchedule):
 
 class RBSparsityOptions(ScopeOptions):
     """Settings of ``{"algorithm": "rb_sparsity"}``."""
+
+    adaptive: ClassVar[bool] = True
 
     algorithm: Literal["rb_sparsity"] = option("rb_sparsity", "Names this algorithm.")
     sparsity_init: Level = option(0.0, "Level at the start of training.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of what quantization does before training: ranges, batch norm, bit widths."""
+"""Options of what happens before training, which quantization and binarization share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from nncf.algorithms.batchnorm_adaptation.options import BatchnormAdaptationOptions
-from nncf.option_messages import Problem
+from nncf.option_messages import Part, Problem
 from nncf.options import (
     NUMERIC,
     Bits,
@@ -172,7 +172,17 @@ PrecisionOptions = Annotated[
 
 
 class InitializerOptions(Options):
-    """What quantization does before training begins."""
+    """What is done before training begins: ranges, batch norm, bit widths."""
+
+    @classmethod
+    def modernize(cls, section: dict[str, Any], path: tuple[Part, ...]) -> Iterator[Problem]:
+        """Close what earlier releases left open or had in common."""
+        yield from super().modernize(section, path)
+        yield from _modernize_ranges(section.get("range"), (*path, "range"))
+        if section.get("precision") == {}:
+            del section["precision"]
+        elif isinstance(section.get("precision"), dict):
+            yield from _modernize_precision(section["precision"], (*path, "precision"))
 
     batchnorm_adaptation: BatchnormAdaptationOptions = option(
         BatchnormAdaptationOptions(),
@@ -192,3 +202,33 @@ class InitializerOptions(Options):
         if self.range is None:
             return (RangeOptions(),)
         return self.range if isinstance(self.range, tuple) else (self.range,)
+
+
+_PRECISION: dict[str, type[Options]] = {
+    "hawq": HawqOptions,
+    "autoq": AutoqOptions,
+    "manual": ManualOptions,
+}
+
+
+def _modernize_ranges(ranges: Any, path: tuple[Part, ...]) -> Iterator[Problem]:
+    """Drop keys that do nothing in the two sections that earlier releases left open."""
+    if isinstance(ranges, list):
+        for index, entry in enumerate(ranges):
+            if isinstance(entry, dict):
+                yield from ScopedRangeOptions.drop_unknown(entry, (*path, index))
+                yield from _modernize_ranges(entry, (*path, index))
+    elif isinstance(ranges, dict) and isinstance(ranges.get("params"), dict):
+        yield from PercentileOptions.drop_unknown(ranges["params"], (*path, "params"))
+
+
+def _modernize_precision(section: dict[str, Any], path: tuple[Part, ...]) -> Iterator[Problem]:
+    """Fill in the type, and drop keys that only other types read."""
+    kind = section.setdefault("type", "manual")
+    if not isinstance(kind, str) or kind not in _PRECISION:
+        return
+    known = {key for options in _PRECISION.values() for key in options.model_fields}
+    for key in [key for key in section if key in known]:
+        if key not in _PRECISION[kind].model_fields:
+            del section[key]
+            yield Problem((*path, key), f' has no effect with type "{kind}".')
