@@ -52,10 +52,15 @@ class Insert:
 
 @dataclass(frozen=True)
 class Skip:
-    """An operation that an algorithm looked at and left alone, and why."""
+    """An operation that an algorithm looked at and left alone, and why.
+
+    ``in_float`` is False where nothing is lost: the operation only moves values, or runs as
+    one with a compressed neighbour.
+    """
 
     address: str
     reason: str
+    in_float: bool = True
 
 
 class Layout:
@@ -92,7 +97,7 @@ class Layout:
                 }
                 for insert in self.inserts
             ],
-            "skipped": [[skip.address, skip.reason] for skip in self.skipped],
+            "skipped": [[skip.address, skip.reason, skip.in_float] for skip in self.skipped],
         }
 
     @classmethod
@@ -109,7 +114,7 @@ class Layout:
             )
             for item in state["inserts"]
         ]
-        return cls(inserts, [Skip(address, reason) for address, reason in state["skipped"]])
+        return cls(inserts, [Skip(*skip) for skip in state["skipped"]])
 
     def __repr__(self) -> str:
         rows = [f"Layout of {len(self)} compression ops"]

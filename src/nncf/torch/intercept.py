@@ -14,12 +14,26 @@ from torch import nn
 from nncf.compression.layout import Layout
 from nncf.graph.address import Address, Point
 from nncf.graph.graph import Graph
-from nncf.torch import hooks, op_kinds
+from nncf.torch import hooks, kernels, op_kinds
 from nncf.torch.capture import Capture
 from nncf.torch.rewrites import FUNCTIONS, REWRITES, unreached_reason
 
 ATTRIBUTE = "compression"
 """Name under which the submodule stands in the user's model, and prefix of its state-dict keys."""
+
+
+_SAVING = frozenset(
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "linear",
+    ]
+)
+"""Operations that keep their operands for the backward pass, and are worth saving that memory."""
 
 
 @dataclass
@@ -60,7 +74,9 @@ class Compression(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         known = op_kinds.named_functions()
         state = dict(self.__dict__)
-        own = {f: name for f, name in self.functions.items() if f not in known and f not in FUNCTIONS}
+        own = {
+            f: name for f, name in self.functions.items() if f not in known and f not in FUNCTIONS
+        }
         state["functions"] = own
         return state
 
@@ -155,7 +171,13 @@ class Interceptor(hooks.ScopedMode):
             return func(*args, **kwargs)
         if site.before:
             args, kwargs = self._before(name, site.before, args, kwargs)
-        output = func(*args, **kwargs)
+        saving = name in _SAVING and torch.is_grad_enabled()
+        # Not while tracing: torch.jit.trace compares lines of code with and without gradients.
+        if saving and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+            with kernels.recompute_saved(args):
+                output = func(*args, **kwargs)
+        else:
+            output = func(*args, **kwargs)
         return self._after(site.after, output) if site.after else output
 
     def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -259,5 +259,7 @@ def _skipped(roles: Roles, found: Propagation, inserts: Sequence[Insert]) -> lis
         only_weight = key in weighted
         if reason is None or (only_weight and not roles.quantizes(operation)):
             continue
-        skips.append(Skip(f"{key}|INPUT0" if only_weight else key, reason))
+        follows = roles.is_member(key) or roles.trait(key).behaviour == "passes"
+        where = f"{key}|INPUT0" if only_weight else key
+        skips.append(Skip(where, reason, in_float=operation.unreached is not None or not follows))
     return skips

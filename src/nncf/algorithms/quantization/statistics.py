@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nncf.algorithms.quantization.weights import potential_weights
 from nncf.compression.layout import Insert, Layout, Skip
 from nncf.compression.statistics import grid
 from nncf.graph.graph import Graph
@@ -68,7 +69,9 @@ class QuantizationStatistics:
                 *(counter.num_per_tensor, counter.num_per_channel),
             )
             for row, number in zip(_ROWS, numbers, strict=True):
-                rows.append([f"{row} {label} / All placed {label}", share(number, counter.total_count)])
+                rows.append(
+                    [f"{row} {label} / All placed {label}", share(number, counter.total_count)]
+                )
             if counter.potential_count is not None:
                 placed = share(counter.total_count, counter.potential_count)
                 rows.append([f"Placed {label} / Potential {label}", placed])
@@ -108,7 +111,7 @@ def collect(
     """
     weights = [insert for insert in layout if insert.op.weight]
     activations = [insert for insert in layout if not insert.op.weight]
-    potential = sum(operation.weight is not None for operation in graph.operations())
+    potential = potential_weights(graph)
     on = sum(enabled.values())
     return QuantizationStatistics(
         wq_counter=_count(weights, signs, potential),
@@ -116,7 +119,7 @@ def collect(
         num_wq_per_bitwidth=dict(Counter(insert.op.bits for insert in weights)),
         num_aq_per_bitwidth=dict(Counter(insert.op.bits for insert in activations)),
         ratio_of_enabled_quantizations=100 * on / len(enabled) if enabled else 0.0,
-        unreached=tuple(skip for skip in layout.skipped),
+        unreached=tuple(skip for skip in layout.skipped if skip.in_float),
     )
 
 
