@@ -22,7 +22,7 @@ from nncf import algorithms
 from nncf.compression.algorithm import Algorithm, Compressed
 from nncf.compression.controller import BackendActions, CompressionController
 from nncf.compression.dot import write_dot
-from nncf.compression.layout import Layout, merge
+from nncf.compression.layout import Layout, Skip, merge
 from nncf.config import NNCFConfig
 from nncf.errors import CheckpointError, ModelError
 from nncf.torch import initialize
@@ -80,7 +80,9 @@ def create_compressed_model(
     """
     config = config if isinstance(config, NNCFConfig) else NNCFConfig.from_dict(dict(config))
     _refuse_compressed(model)
-    compression_state, resuming_state_dict = _sort_out_states(compression_state, resuming_state_dict)
+    compression_state, resuming_state_dict = _sort_out_states(
+        compression_state, resuming_state_dict
+    )
     options = config.options
     chosen = [algorithms.load(item.algorithm)(item, options) for item in options.compression]
     captured = _capture(model, config, dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn)
@@ -90,7 +92,9 @@ def create_compressed_model(
     layouts = _layouts(chosen, captured, compression_state)
     compression = _install(model, merge(layouts.values()), captured)
     try:
-        controller = _finish(model, compression, config, chosen, layouts, captured, compression_state)
+        controller = _finish(
+            model, compression, config, chosen, layouts, captured, compression_state
+        )
         if resuming_state_dict is not None:
             load_state(model, resuming_state_dict, is_resume=True)
     except BaseException:
@@ -175,7 +179,9 @@ def _layouts(
     chosen: list[Algorithm], captured: Capture, state: Mapping[str, Any] | None
 ) -> dict[str, Layout]:
     if state is None:
-        return {algorithm.name: algorithm.plan(captured.graph) for algorithm in chosen}
+        plans = {algorithm.name: algorithm.plan(captured.graph) for algorithm in chosen}
+        unused = _never_run(captured)
+        return {name: Layout(plan, (*plan.skipped, *unused)) for name, plan in plans.items()}
     builder = state.get("builder_state", {})
     found = {}
     for algorithm in chosen:
@@ -188,6 +194,13 @@ def _layouts(
     return found
 
 
+def _never_run(captured: Capture) -> list[Skip]:
+    """Return a Skip for every layer whose parameters no captured forward used."""
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in captured.unused)
+    reason = "did not run when the model was looked at in evaluation mode, so it stays as it is"
+    return [Skip(layer or "the model itself", reason) for layer in layers]
+
+
 def _restored(algorithm: Algorithm, state: Mapping[str, Any], captured: Capture) -> Layout:
     try:
         layout = Layout.from_state(state, lambda _, op: algorithm.op_from_state(op))
@@ -196,7 +209,9 @@ def _restored(algorithm: Algorithm, state: Mapping[str, Any], captured: Capture)
             f"The builder state of '{algorithm.name}' is damaged ({error!r}). Expected what "
             "get_compression_state() of this release returned."
         ) from error
-    missing = [p.address for insert in layout for p in insert.points if p.address not in captured.graph]
+    missing = [
+        p.address for insert in layout for p in insert.points if p.address not in captured.graph
+    ]
     if missing:
         raise CheckpointError(
             f"compression_state speaks of {len(missing)} operations that this model does not have, "

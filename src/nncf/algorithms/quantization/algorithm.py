@@ -61,10 +61,10 @@ class QuantizationAlgorithm(Algorithm):
         self._initialize_ranges(compressed)
         self._adapt_batch_norm(compressed)
 
-    def _initialize_ranges(self, compressed: Compressed) -> None:
+    def _initialize_ranges(self, compressed: Compressed) -> tuple[str, ...]:
         loader, device = _resource(compressed.config, QuantizationRangeInitArgs)
         wishes = calibrations(self.options, compressed.layout, Scopes(compressed.graph))
-        compressed.backend.initialize_ranges(
+        unseen: tuple[str, ...] = compressed.backend.initialize_ranges(
             compressed.model,
             compressed.ops,
             wishes,
@@ -72,6 +72,7 @@ class QuantizationAlgorithm(Algorithm):
             device,
             parameters=compressed.direct_parameters,
         )
+        return unseen
 
     def _adapt_batch_norm(self, compressed: Compressed) -> None:
         section = self.options.initializer.batchnorm_adaptation
@@ -92,8 +93,8 @@ class QuantizationAlgorithm(Algorithm):
         compressed.backend.adapt_batch_norm(compressed.model, loader, samples, device)
 
     def control(self, compressed: Compressed) -> QuantizationController:
-        def initialize_ranges() -> None:
-            self._initialize_ranges(compressed)
+        def initialize_ranges() -> tuple[str, ...]:
+            return self._initialize_ranges(compressed)
 
         return QuantizationController(
             compressed.ops, compressed.layout, self.options, compressed.graph, initialize_ranges

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nncf.algorithms.quantization.options import QuantizationOptions, StagedOptions
@@ -27,13 +27,16 @@ class QuantizationController(Controller):
         layout: Layout,
         options: QuantizationOptions,
         graph: Graph,
-        initialize_ranges: Callable[[], None],
+        initialize_ranges: Callable[[], Iterable[str]],
     ) -> None:
         super().__init__()
         self.all_quantizations = dict(quantizers)
         self.layout = layout
         self._graph = graph
         self._initialize_ranges = initialize_ranges
+        self.without_range = frozenset(
+            name for name, q in quantizers.items() if not q.enabled and not q.initialized
+        )
         weights = {insert.name for insert in layout if insert.op.weight}
         self.weight_quantizers = {n: q for n, q in quantizers.items() if n in weights}
         self.non_weight_quantizers = {n: q for n, q in quantizers.items() if n not in weights}
@@ -41,20 +44,33 @@ class QuantizationController(Controller):
             self.scheduler = StagedScheduler(self, options.params)
 
     def enable_weight_quantization(self) -> None:
-        _switch(self.weight_quantizers, True)
+        self.switch(self.weight_quantizers, True)
 
     def disable_weight_quantization(self) -> None:
-        _switch(self.weight_quantizers, False)
+        self.switch(self.weight_quantizers, False)
 
     def enable_activation_quantization(self) -> None:
-        _switch(self.non_weight_quantizers, True)
+        self.switch(self.non_weight_quantizers, True)
 
     def disable_activation_quantization(self) -> None:
-        _switch(self.non_weight_quantizers, False)
+        self.switch(self.non_weight_quantizers, False)
+
+    def switch(self, quantizers: Mapping[str, Any], enabled: bool) -> None:
+        """Switch quantizers on or off; those without a range, because no data came, stay off."""
+        for name, quantizer in quantizers.items():
+            quantizer.enabled = enabled and name not in self.without_range
 
     def init_range(self) -> None:
         """Find the ranges anew from the registered data loader."""
-        self._initialize_ranges()
+        self.without_range = frozenset(self._initialize_ranges())
+
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), "without_range": sorted(self.without_range)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.without_range = frozenset(state.get("without_range", ()))
+        self.switch({name: self.all_quantizations[name] for name in self.without_range}, False)
+        super().load_state(state)
 
     def compression_stage(self) -> CompressionStage:
         if isinstance(self.scheduler, StagedScheduler):
@@ -68,11 +84,6 @@ class QuantizationController(Controller):
         signs = {name: bool(q.is_signed) for name, q in self.all_quantizations.items()}
         enabled = {name: bool(q.enabled) for name, q in self.all_quantizations.items()}
         return collect(self.layout, self._graph, signs, enabled)
-
-
-def _switch(quantizers: Mapping[str, Any], enabled: bool) -> None:
-    for quantizer in quantizers.values():
-        quantizer.enabled = enabled
 
 
 class StagedScheduler(Scheduler):
@@ -106,8 +117,8 @@ class StagedScheduler(Scheduler):
 
     def _apply(self, epoch: int) -> None:
         controller = self._controller
-        _switch(controller.weight_quantizers, epoch >= self.weights_start)
-        _switch(controller.non_weight_quantizers, epoch >= self.activations_start)
+        controller.switch(controller.weight_quantizers, epoch >= self.weights_start)
+        controller.switch(controller.non_weight_quantizers, epoch >= self.activations_start)
 
     def compression_stage(self) -> CompressionStage:
         return CompressionStage(sum(self._enabled()))
