@@ -18,7 +18,9 @@ from nncf.torch.structure import map_tensors
 _DTYPES = {"float": torch.float32, "long": torch.long}
 
 
-def example_arguments(model: nn.Module, config: NNCFConfig) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def example_arguments(
+    model: nn.Module, config: NNCFConfig
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return ``(args, kwargs)`` for one forward on the model's device.
 
     ``input_info`` gives shapes, types and fillers. Without it the first batch of the registered
@@ -61,7 +63,7 @@ def first_batch(
     model: nn.Module, loader: Any, device: torch.device
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the forward arguments in the first batch of a loader, on a device."""
-    args, kwargs = forward_arguments(next(iter(loader)), model)
+    args, kwargs = forward_arguments(next(iter(loader)), model, loader=loader)
     return map_tensors((tuple(args), dict(kwargs)), lambda tensor: tensor.to(device))  # type: ignore[no-any-return]  # same structure
 
 

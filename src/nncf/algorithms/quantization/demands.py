@@ -33,8 +33,15 @@ class Cause:
         for cause in self._walk():
             if cause.text:
                 (passed if cause.branches else asked)[cause.text] = None
+        asked = asked or {self._first_leaf().text: None}  # all of them deeper than the walk went
         text = _enumerate(list(asked))
         return f"{text}, moved up through {_enumerate(list(passed))}" if passed else text
+
+    def _first_leaf(self) -> Cause:
+        cause = self
+        while cause.branches:
+            cause = cause.branches[0]
+        return cause
 
     def _walk(self) -> Iterator[Cause]:
         waiting = [self]
