@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a CompressionOp wants to know about the values at its points before training starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How values become the two ends of a range.
+
+    The ends are computed over each ``per`` ("all": every value seen): the smallest and the
+    largest value, two percentiles, or median ± three robust standard deviations. The ends of
+    several samples or batches are averaged, or else the lowest and the highest is taken. With
+    ``absolute_high`` the upper extreme is that of |x|.
+    """
+
+    ends: Literal["extremes", "percentiles", "three_sigma"] = "extremes"
+    per: Literal["sample", "batch", "all"] = "batch"
+    average_low: bool = False
+    average_high: bool = False
+    absolute_high: bool = False
+    percentiles: tuple[float, float] = (0.1, 99.9)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One op's wish for a range: by which recipe, from how many samples.
+
+    ``samples`` 0 means that no range is wanted. ``channel_axis`` asks for one range per index
+    of that axis of a tensor of rank ``rank`` (tensors without the leading batch axis are
+    understood). ``weight``: the values do not depend on the data, the first batch tells all.
+    ``required``: the user asked for it, so missing data is an error.
+    """
+
+    recipe: Recipe = Recipe()
+    samples: int = 256
+    channel_axis: int | None = None
+    rank: int = 0
+    weight: bool = False
+    required: bool = False
