@@ -87,7 +87,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: type[BasicBlock | Bottleneck],
         depths: tuple[int, int, int, int],
         *,
         classes: int = 1000,
@@ -103,7 +103,9 @@ class ResNet(nn.Module):
         inputs = 64
         for index, depth in enumerate(depths):
             width, stride = 64 * 2**index, 1 if index == 0 else 2
-            self.add_module(f"layer{index + 1}", residual_stage(block, inputs, width, stride, depth))
+            self.add_module(
+                f"layer{index + 1}", residual_stage(block, inputs, width, stride, depth)
+            )
             inputs = width * block.expansion
         self.fc = nn.Linear(inputs, classes)
 
@@ -114,7 +116,7 @@ class ResNet(nn.Module):
 
 
 def residual_stage(
-    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, stride: int, depth: int
+    block: type[BasicBlock | Bottleneck], inputs: int, width: int, stride: int, depth: int
 ) -> nn.Sequential:
     """Return ``depth`` blocks, the first of which changes resolution and channels."""
     outputs = width * block.expansion

@@ -24,7 +24,7 @@ class ScopeNotFound(NNCFError, RuntimeError):
     """A scope in the configuration matches no operation of the model."""
 
 
-class DataError(NNCFError, RuntimeError):
+class DataError(NNCFError, RuntimeError, ValueError):
     """Calibration data is missing, unusable or contains NaN or infinity."""
 
 
@@ -42,6 +42,10 @@ class ExportError(NNCFError, RuntimeError):
 
 class ParityError(ExportError):
     """The deployed file does not compute what the trained model computes."""
+
+
+class UnsupportedFormat(ExportError, ValueError):
+    """The save format, or the ending of the file's name, is not one that can be written."""
 
 
 class MissingDependency(NNCFError, ImportError):

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nncf.errors import ExportError, MissingDependency
+
+Array = NDArray[Any]
+
+
+class OnnxFile:
+    """A model in ONNX Runtime on the processor; call it with arrays by name of input.
+
+    ``threads`` 0 leaves the number to the runtime. Its threads sleep between calls
+    (``session.intra_op.allow_spinning=0``), so that other work on the machine is undisturbed.
+    Raises ExportError when the runtime refuses the file.
+    """
+
+    runtime = "ONNX Runtime"
+
+    def __init__(self, model: str | Path | bytes, *, threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingDependency("onnxruntime", "onnx", "Running an ONNX file") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self.session = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's exceptions share no other base
+            raise ExportError(f"ONNX Runtime does not take the exported model: {error}") from error
+        self.input_names = tuple(item.name for item in self.session.get_inputs())
+        self.output_names = tuple(item.name for item in self.session.get_outputs())
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name; arrays for inputs that the model lacks are not passed."""
+        fed = {name: np.asarray(inputs[name]) for name in self.input_names}
+        return dict(zip(self.output_names, self.session.run(None, fed), strict=True))

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export: from a stripped model to an ONNX file or an OpenVINO IR that is proven equal to it.
+
+The steps: PyTorch's exporter writes ONNX with QuantizeLinear and DequantizeLinear;
+``nncf.onnx.write`` brings it into the form that runtimes run fast; the result is written under
+a temporary name, run on the sample inputs, compared with the trained model operation by
+operation (``nncf.compression.parity``) and renamed only when all of it agrees.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from nncf.compression.parity import Comparison, ParityReport, Tolerance, compare
+from nncf.errors import ExportError, MissingDependency, UnsupportedFormat
+from nncf.torch.fake_quantize_calls import DeployedValues
+
+Array = NDArray[Any]
+Samples = tuple[tuple[Any, ...], dict[str, Any]]
+
+FORMATS = ("onnx", "onnx_<opset>", "onnx_fakequantize", "openvino")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of the file's inputs and outputs; ``input.0``, ``output.0``… where None."""
+
+    inputs: Sequence[str] | None = None
+    outputs: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """What to write: ``kind`` is "onnx", "onnx_fakequantize" or "openvino"."""
+
+    kind: str
+    opset: int | None = None
+
+    @classmethod
+    def choose(cls, path: Path, save_format: str | None) -> Format:
+        """Read ``save_format``, by default from the path's ending. Raises UnsupportedFormat."""
+        default = {".onnx": "onnx", ".xml": "openvino"}.get(path.suffix)
+        text = save_format or default
+        if text is None:
+            raise UnsupportedFormat(
+                f"The ending of {path.name!r} says no format. Expected: '.onnx' or '.xml'."
+            )
+        match = re.fullmatch(r"(onnx)_(\d+)", text)
+        if match:
+            text = "onnx"
+        if text not in FORMATS:
+            raise UnsupportedFormat(
+                f"Unsupported saving format: {save_format!r}. Available formats: {list(FORMATS)}."
+            )
+        if (text == "openvino") != (path.suffix == ".xml"):
+            raise UnsupportedFormat(
+                f"{path.name!r} and the format {text!r} do not go together: '.xml' is for "
+                "'openvino', any other ending for ONNX."
+            )
+        return cls(text, int(match[2]) if match else None)
+
+
+def export(
+    stripped: nn.Module,
+    path: str | Path,
+    *,
+    example_inputs: Samples,
+    reference: Callable[..., Any] | None = None,
+    save_format: str | None = None,
+    naming: Naming = Naming(),
+) -> ParityReport:
+    """Write ``stripped`` to ``path`` and return how the file compares with ``reference``.
+
+    ``example_inputs`` are positional and keyword arguments of the forward; shapes in the file
+    are theirs. ``reference`` is called with the same arguments: the trained model, in
+    evaluation mode; by default the stripped one. ``save_format``: "onnx" (default for any
+    ending but ``.xml``), "onnx_<opset>", "onnx_fakequantize" (nodes that OpenVINO alone knows)
+    or "openvino" (``.xml``). The given model keeps its mode and device.
+
+    Raises UnsupportedFormat, MissingDependency, ExportError (the path cannot be written, or the
+    exporter or the runtime refuses the model) and ParityError (the file computes something
+    else; nothing is left at ``path``).
+    """
+    path = Path(path)
+    chosen = Format.choose(path, save_format)
+    require_packages(chosen)
+    from nncf.torch.deployment import Deployment  # needs the packages
+
+    with temporary_folder(path) as folder:
+        model = copy.deepcopy(stripped).cpu().eval()
+        samples = pytree.tree_map_only(Tensor, lambda x: x.detach().cpu(), example_inputs)
+        with torch.no_grad():
+            trained = flat_arrays((reference or model)(*example_inputs[0], **example_inputs[1]))
+            program = quiet_export(model, samples, opset=chosen.opset)
+            deployment = Deployment.build(program, chosen.kind, naming)
+            written = deployment.write(folder / path.name)
+            report = verify(model, samples, trained=trained, deployment=deployment, path=written)
+        report.check(path)
+        for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".xml"):
+            file.replace(path.parent / file.name)
+    return report
+
+
+def require_packages(chosen: Format) -> None:
+    """Raise MissingDependency for the first package that the format needs and that is absent."""
+    needed = {
+        "onnx": ["onnx", "onnx_ir", "onnxscript", "onnxruntime"],
+        "onnx_fakequantize": ["onnx", "onnx_ir", "onnxscript", "openvino"],
+        "openvino": ["onnx", "onnx_ir", "onnxscript", "openvino"],
+    }
+    for package in needed[chosen.kind]:
+        if importlib.util.find_spec(package) is None:
+            extra = "openvino" if package == "openvino" else "onnx"
+            raise MissingDependency(package.replace("_", "-"), extra, f"Export to {chosen.kind}")
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside ``path``, so that renaming out of it is one step.
+
+    Raises ExportError when the folder of ``path`` is absent or cannot be written.
+    """
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder. Expected: the name of a file.")
+    try:
+        holder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.")
+    except OSError as error:
+        raise ExportError(
+            f"Cannot write to {path.parent}: {error.strerror}. Create the folder, or choose "
+            "another path."
+        ) from error
+    with holder as name:
+        yield Path(name)
+
+
+def flat_arrays(outputs: Any) -> list[Array]:
+    """Return the tensors in nested outputs as arrays, in the exporter's order."""
+    leaves = pytree.tree_leaves(outputs)
+    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def quiet_export(model: nn.Module, samples: Samples, *, opset: int | None) -> Any:
+    """Return the exporter's program; nothing is printed. Raises ExportError when it fails."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                model,
+                samples[0],
+                kwargs=samples[1] or None,
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps whatever the model raised
+        cause = error.__cause__ or error
+        raise ExportError(
+            f"PyTorch's exporter cannot write {type(model).__name__} as ONNX: "
+            f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''} "
+            "Expected: a model that torch.export.export takes. Call that on the stripped model "
+            "to see the line of the model that it stops at."
+        ) from error
+    finally:
+        logger.setLevel(level)
+
+
+def verify(
+    model: nn.Module, samples: Samples, *, trained: list[Array], deployment: Any, path: Path
+) -> ParityReport:
+    """Run the written file and compare it with the trained outputs and, by layers, ``model``."""
+    fed = dict(zip(deployment.input_names, flat_arrays(samples), strict=True))
+    results = deployment.run(path, fed)
+    names = deployment.output_names
+    outputs = tuple(compare(name, a, results[name]) for name, a in zip(names, trained, strict=True))
+    values: Mapping[str, Array] = deployment.quantizer_codes(fed)
+    layers: list[Comparison] = []
+    if values:
+        watch = DeployedValues(values, deployment.labels)
+        with watch:
+            local = flat_arrays(model(*samples[0], **samples[1]))
+        layers = watch.layers
+        layers += [
+            compare(f"{name} (given the layers before)", a, np.asarray(values[name]))
+            for name, a in zip(names, local, strict=True)
+        ]
+    return ParityReport(deployment.runtime, outputs, tuple(layers), Tolerance())

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export of models with native fake-quantize calls: the file is proven, named, left or not."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nncf.errors import ExportError, MissingDependency, ParityError, UnsupportedFormat
+from nncf.onnx.run import OnnxFile
+from nncf.openvino.run import OpenVINOFile
+from nncf.torch import deployment
+from nncf.torch.export import Naming, export
+
+
+def activation(x: Tensor, scale: float, *, signed: bool = False) -> Tensor:
+    low, high = (-128, 127) if signed else (0, 255)
+    return torch.fake_quantize_per_tensor_affine(x, scale, 0, low, high)
+
+
+class Network(nn.Module):
+    """Convolution, batch norm, shortcut, depthwise convolution, concat, linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pointwise = nn.Conv2d(16, 64, 1)
+        self.linear = nn.Linear(64, 10)
+        nn.init.uniform_(self.norm.running_mean, -0.2, 0.2)
+        for layer in (self.conv, self.depthwise, self.pointwise, self.linear):
+            layer.weight.data.copy_(self.weight(layer))
+        self.eval().requires_grad_(False)
+
+    def weight(self, layer: nn.Module) -> Tensor:
+        limits = layer.weight.flatten(1).abs().amax(1)
+        scale = limits.detach() / 127
+        if hasattr(layer, "step"):
+            scale = layer.step
+        else:
+            layer.register_buffer("step", scale)
+        zeros = torch.zeros(len(scale), dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(layer.weight, scale, zeros, 0, -128, 127)
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        x = activation(x, 0.025, signed=True)
+        x = F.relu(self.norm(F.conv2d(x, self.weight(self.conv), self.conv.bias, padding=1)))
+        x = activation(x, 0.01)
+        depthwise = self.depthwise
+        y = F.conv2d(x, self.weight(depthwise), depthwise.bias, padding=1, groups=8)
+        x = torch.cat([x, activation(F.relu(y), 0.01)], dim=1)
+        x = F.relu(F.conv2d(x, self.weight(self.pointwise), self.pointwise.bias))
+        x = activation(activation(x, 0.01).mean((2, 3)), 0.005)
+        x = F.linear(x, self.weight(self.linear), self.linear.bias)
+        return x if gain is None else x * gain
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network()
+
+
+def samples() -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),), {}
+
+
+@pytest.mark.parametrize(
+    ("name", "save_format"),
+    [
+        ("model.onnx", None),
+        ("model.onnx", "onnx_18"),
+        ("fq.onnx", "onnx_fakequantize"),
+        ("m.xml", None),
+    ],
+)
+def test_file_equals_the_model(
+    network: Network, tmp_path: Path, name: str, save_format: str | None
+) -> None:
+    """Each format is written under its name alone and agrees in every quantizer and output."""
+    report = export(network, tmp_path / name, example_inputs=samples(), save_format=save_format)
+    assert report.ok
+    assert len([layer for layer in report.layers if layer.levels is not None]) == 5
+    assert report.outputs[0].agreement == 1.0
+    written = {file.name for file in tmp_path.iterdir()}
+    assert written == ({"m.xml", "m.bin"} if name == "m.xml" else {name})
+    runner = OnnxFile if report.runtime == "ONNX Runtime" else OpenVINOFile
+    result = runner(tmp_path / name)({"input.0": samples()[0][0].numpy()})["output.0"]
+    np.testing.assert_allclose(result, network(*samples()[0]).numpy(), atol=0.02)
+
+
+def test_opset_is_the_one_asked_for(network: Network, tmp_path: Path) -> None:
+    """``onnx_<opset>`` sets the version of the standard operators."""
+    export(network, tmp_path / "m.onnx", example_inputs=samples(), save_format="onnx_19")
+    assert [o.version for o in onnx.load(tmp_path / "m.onnx").opset_import if not o.domain] == [19]
+
+
+def test_names_and_keyword_inputs(network: Network, tmp_path: Path) -> None:
+    """Inputs and outputs carry the names asked for, keyword arguments among them."""
+    inputs = (samples()[0], {"gain": torch.tensor(2.0)})
+    names = Naming(inputs=["image", "gain"], outputs=["logits"])
+    export(network, tmp_path / "m.onnx", example_inputs=inputs, naming=names)
+    file = OnnxFile(tmp_path / "m.onnx")
+    assert (file.input_names, file.output_names) == (("image", "gain"), ("logits",))
+    wrong = Naming(outputs=["a", "b"])
+    with pytest.raises(ExportError, match="2 names were given for outputs"):
+        export(network, tmp_path / "n.onnx", example_inputs=inputs, naming=wrong)
+
+
+def test_the_users_model_stays(network: Network, tmp_path: Path) -> None:
+    """Mode, weights, keys and attributes are the same after an export as before."""
+    model = copy.deepcopy(network)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    export(model, tmp_path / "m.onnx", example_inputs=samples(), reference=network)
+    assert model.training
+    assert model.norm.training
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_nothing_is_printed(
+    network: Network, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: Any
+) -> None:
+    """The exporter's progress, warnings and logs do not reach the user."""
+    export(network, tmp_path / "m.onnx", example_inputs=samples())
+    assert capfd.readouterr() == ("", "")
+    assert not list(recwarn)
+
+
+def test_another_trained_model_is_noticed(network: Network, tmp_path: Path) -> None:
+    """A file that computes something else than the reference is refused and not left behind."""
+    torch.manual_seed(5)
+    with pytest.raises(ParityError, match=r"differs is output\.0"):
+        export(network, tmp_path / "m.onnx", example_inputs=samples(), reference=Network())
+    assert not list(tmp_path.iterdir())
+
+
+def test_first_wrong_operation_is_named(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the file's weight of one layer is wrong, the quantizer after that layer is named."""
+    original = deployment.serialized
+
+    def damage(model: Any) -> bytes:
+        proto = onnx.ModelProto.FromString(original(model))
+        weight = next(i for i in proto.graph.initializer if i.name.startswith("depthwise.weight"))
+        weight.raw_data = bytes(len(weight.raw_data))
+        return proto.SerializeToString()
+
+    monkeypatch.setattr(deployment, "serialized", damage)
+    third = "fake_quantize_per_tensor_affine_2"
+    with pytest.raises(ParityError, match=rf"first operation that differs is {third}"):
+        export(network, tmp_path / "m.onnx", example_inputs=samples())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_survives_a_failed_export(network: Network, tmp_path: Path) -> None:
+    """What stood under the name before is untouched when the new file does not hold."""
+    path = tmp_path / "m.onnx"
+    path.write_text("the last good one")
+    with pytest.raises(ParityError):
+        export(network, path, example_inputs=samples(), reference=lambda x: -network(x))
+    assert path.read_text() == "the last good one"
+
+
+def test_fewer_bits_clamp_and_fake_quantize(tmp_path: Path) -> None:
+    """A clamp before the 8-bit call makes 4 bits: 16 levels in the FakeQuantize form."""
+
+    class FourBits(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return activation(torch.clamp(x, 0.0, 1.5), 0.1) * 2.0
+
+    inputs = ((torch.rand(1, 3, 8, 8) * 2,), {})
+    path = tmp_path / "m.onnx"
+    report = export(FourBits(), path, example_inputs=inputs, save_format="onnx_fakequantize")
+    assert report.ok
+    node = next(n for n in onnx.load(path).graph.node if n.op_type == "FakeQuantize")
+    assert node.domain == "org.openvinotoolkit"
+    assert [a.i for a in node.attribute if a.name == "levels"] == [16]
+    assert export(FourBits(), tmp_path / "q.onnx", example_inputs=inputs).ok
+
+
+def test_model_without_quantizers(tmp_path: Path) -> None:
+    """A plain model is exported and compared by its outputs."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    report = export(model, tmp_path / "m.onnx", example_inputs=samples(), reference=model.eval())
+    assert report.ok
+    assert report.layers == ()
+    assert report.outputs[0].relative < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "save_format", "message"),
+    [
+        ("m.onnx", "frozen_graph", "Unsupported saving format: 'frozen_graph'"),
+        ("m.onnx", "onnx_", "Unsupported saving format"),
+        ("m.pb", None, "says no format"),
+        ("m.xml", "onnx", "do not go together"),
+        ("m.onnx", "openvino", "do not go together"),
+    ],
+)
+def test_unknown_formats(
+    network: Network, tmp_path: Path, name: str, save_format: str | None, message: str
+) -> None:
+    """A format that cannot be written is refused before anything is done, as ValueError too."""
+    with pytest.raises(UnsupportedFormat, match=message) as caught:
+        export(network, tmp_path / name, example_inputs=samples(), save_format=save_format)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_unwritable_paths(network: Network, tmp_path: Path) -> None:
+    """A folder that is absent or is no folder, and a path that is one: each a clear error."""
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "absent" / "m.onnx", tmp_path / "file" / "m.onnx"):
+        with pytest.raises(ExportError, match="Cannot write to"):
+            export(network, path, example_inputs=samples())
+    (tmp_path / "m.onnx").mkdir()
+    with pytest.raises(ExportError, match="is a folder"):
+        export(network, tmp_path / "m.onnx", example_inputs=samples())
+    assert {file.name for file in tmp_path.iterdir()} == {"file", "m.onnx"}
+
+
+def test_missing_package(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An absent package is named with the command that installs it."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name)
+    )
+    with pytest.raises(MissingDependency, match=r"'onnxscript'.*pip install 'nncf\[onnx\]'"):
+        export(network, tmp_path / "m.onnx", example_inputs=samples())
+
+
+def test_model_that_the_exporter_refuses(tmp_path: Path) -> None:
+    """Control flow on data is reported as an ExportError with what to do next."""
+
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ExportError, match=r"cannot write Branches as ONNX.*torch\.export\.export"):
+        export(Branches(), tmp_path / "m.onnx", example_inputs=samples())
+    assert not list(tmp_path.iterdir())
