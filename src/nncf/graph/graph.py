@@ -86,8 +86,9 @@ class Edge:
     """A tensor going from output ``output_port`` of ``source`` to input ``input_port`` of ``target``.
 
     ``shape`` includes the batch axis. ``aliased`` marks a consumer that reads the tensor
-    through an object that an in-place operation changed behind its back: a CompressionOp for
-    this tensor must run at the consumer's input, not at the producer's output.
+    through an object that an in-place operation changed behind its back, or whose producer
+    cannot always be intercepted: a CompressionOp for this tensor must run at the consumer's
+    input, not at the producer's output.
     """
 
     source: str
@@ -166,5 +167,7 @@ class Graph:
         rows = [f"Graph of {len(self)} operations"]
         for operation in self.operations():
             sources = ", ".join(edge.source for edge in self.inputs_of(operation.key))
-            rows.append(f"  {operation.key}  ({operation.kind})" + (f"  <- {sources}" if sources else ""))
+            rows.append(
+                f"  {operation.key}  ({operation.kind})" + (f"  <- {sources}" if sources else "")
+            )
         return "\n".join(rows)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from nncf.compression.layout import Layout
+from nncf.errors import ModelError
 from nncf.graph.address import Address, Point
 from nncf.graph.graph import Graph
 from nncf.torch import hooks, kernels, op_kinds
@@ -57,6 +58,7 @@ class Compression(nn.Module):
         self.layout = layout
         self.ops = nn.ModuleDict(dict(ops))
         self.sites = sites_of(layout, captured.graph)
+        self.hidden = sorted(captured.hidden & self.sites.keys())
         self.baked_parameters = baked_parameters(layout, captured.graph)
         self.rewritten_scopes = frozenset(key.rpartition("/")[0] for key in self.sites)
         names = {Address.parse(key).name for key in self.sites}
@@ -67,6 +69,13 @@ class Compression(nn.Module):
         return inputs[0] if len(inputs) == 1 else inputs
 
     def make_mode(self, module: nn.Module) -> hooks.ScopedMode:
+        if self.hidden and torch.compiler.is_compiling():
+            # Without fullgraph=True this makes the compiler leave the model to eager execution.
+            raise ModelError(
+                f"torch.compile cannot compress the inputs of {self.hidden[0]}: it does not show "
+                "calls of this function. Call the function of torch.nn.functional without "
+                '"inplace" that it stands for, or put the operation into ignored_scopes.'
+            )
         # A DataParallel replica has a copy of this submodule on its own device.
         own = module._modules.get(ATTRIBUTE)
         return Interceptor(own if isinstance(own, Compression) else self)
@@ -117,10 +126,11 @@ def _actual_points(point: Point, graph: Graph) -> Iterable[Point]:
     if point.kind != "output" or point.address not in graph:
         return [point]
     edges = [e for e in graph.outputs_of(point.address) if e.output_port == point.port]
-    edges = [e for e in edges if graph[e.target].kind.name != "output"] or edges
+    readers = [edge for edge in edges if graph[edge.target].kind.name != "output"]
     callable_source = graph[point.address].kind.name not in ("input", "constant")
-    if callable_source and not any(edge.aliased for edge in edges):
+    if callable_source and not (readers and any(edge.aliased for edge in edges)):
         return [point]
+    edges = readers or edges
     return [Point(edge.target, "input", edge.input_port) for edge in edges]
 
 

@@ -99,9 +99,19 @@ _FUNCTIONS: dict[str, str] = {
 
 # Tensor methods that implement Python operators carry the operator's name in addresses.
 _OPERATORS: dict[str, str] = {
-    **{"add": "__add__", "add_": "__iadd__", "sub": "__sub__", "sub_": "__isub__"},
-    **{"mul": "__mul__", "mul_": "__imul__", "div": "__truediv__", "div_": "__itruediv__"},
-    **{"__rdiv__": "__rtruediv__", "lt": "__lt__", "le": "__le__", "gt": "__gt__", "ge": "__ge__"},
+    "add": "__add__",
+    "add_": "__iadd__",
+    "sub": "__sub__",
+    "sub_": "__isub__",
+    "mul": "__mul__",
+    "mul_": "__imul__",
+    "div": "__truediv__",
+    "div_": "__itruediv__",
+    "__rdiv__": "__rtruediv__",
+    "lt": "__lt__",
+    "le": "__le__",
+    "gt": "__gt__",
+    "ge": "__ge__",
 }
 
 # Order of tensor arguments given by keyword, for functions that receive weights.
@@ -119,10 +129,44 @@ _TENSOR_ORDER: dict[str, tuple[str, ...]] = {
 }
 
 _PASSIVE_NAMES = frozenset(
-    "size dim numel stride storage_offset is_contiguous element_size get_device nelement ndimension "
-    "__len__ __bool__ __int__ __float__ __index__ __format__ __repr__ __str__ __hash__ __deepcopy__ "
-    "is_floating_point is_complex item tolist numpy data_ptr storage untyped_storage backward "
-    "register_hook __contains__ is_same_size allclose equal _is_view is_nonzero".split()
+    [
+        "size",
+        "dim",
+        "numel",
+        "stride",
+        "storage_offset",
+        "is_contiguous",
+        "element_size",
+        "get_device",
+        "nelement",
+        "ndimension",
+        "__len__",
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__format__",
+        "__repr__",
+        "__str__",
+        "__hash__",
+        "__deepcopy__",
+        "is_floating_point",
+        "is_complex",
+        "item",
+        "tolist",
+        "numpy",
+        "data_ptr",
+        "storage",
+        "untyped_storage",
+        "backward",
+        "register_hook",
+        "__contains__",
+        "is_same_size",
+        "allclose",
+        "equal",
+        "_is_view",
+        "is_nonzero",
+    ]
 )
 
 
@@ -153,6 +197,23 @@ def _property_functions() -> Iterator[tuple[Callable[..., Any], tuple[str, Kind]
                             "data": "identity", "real": "identity"}.items():  # fmt: skip
         getter = getattr(torch.Tensor, attribute).__get__
         yield getter, (attribute, KINDS[kind])
+
+
+@functools.cache
+def _seen_by_compilers() -> frozenset[Any]:
+    by_home = torch.overrides.get_overridable_functions()
+    return frozenset(function for functions in by_home.values() for function in functions)
+
+
+def hidden_from_compilers(function: Callable[..., Any]) -> bool:
+    """Tell whether ``torch.compile`` runs a call of this function past every mode.
+
+    So it does with ``torch.relu_``, ``F.hardswish`` and others that PyTorch does not list as
+    overridable, though eager calls pass through modes.
+    """
+    if function in _seen_by_compilers() or function not in named_functions():
+        return False
+    return getattr(torch.Tensor, function.__name__, None) is not function
 
 
 OPERATOR_NAME = "_nncf_operator_name"
@@ -200,84 +261,6 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors_in(item)
-
-
-_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-
-
-def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def attributes_of(
-    name: str, kind: Kind, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the attributes that an Operation of this kind carries (see ``Operation``)."""
-    if kind.name == "convolution":
-        return _convolution_attributes(_bound(_CONVOLUTION, args, kwargs), transposed=False)
-    if kind.name == "transposed_convolution":
-        return _convolution_attributes(_bound(_TRANSPOSED, args, kwargs), transposed=True)
-    if kind.name in ("concat", "softmax", "log_softmax", "split"):
-        axis = _axis_argument(kind.name, args, kwargs)
-        return {} if axis is None else {"axis": axis}
-    if kind.name == "transpose":
-        return {"arguments": tuple(value for value in args[1:] if not isinstance(value, torch.Tensor))}
-    if kind.name == "interpolate":
-        return {"mode": kwargs.get("mode", "nearest")}
-    return {}
-
-
-def _axis_argument(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
-    for key in ("dim", "axis"):
-        if isinstance(kwargs.get(key), int):
-            return int(kwargs[key])
-    position = 2 if kind == "split" else 1
-    if len(args) > position and isinstance(args[position], int):
-        return int(args[position])
-    return 0 if kind in ("concat", "split") else None
-
-
-def _convolution_attributes(bound: Mapping[str, Any], *, transposed: bool) -> dict[str, Any]:
-    weight = bound["weight"]
-    groups = bound.get("groups", 1)
-    rank = weight.dim() - 2
-    first, second = weight.shape[:2]
-    in_channels, out_channels = (first, second * groups) if transposed else (second * groups, first)
-    spread = functools.partial(_per_axis, rank=rank)
-    return {
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        "kernel_size": tuple(weight.shape[2:]),
-        "stride": spread(bound.get("stride", 1)),
-        "padding": bound.get("padding", 0)
-        if isinstance(bound.get("padding", 0), str)
-        else spread(bound.get("padding", 0)),
-        "dilation": spread(bound.get("dilation", 1)),
-        "groups": groups,
-        "transposed": transposed,
-    }
-
-
-def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def refine(kind: Kind, attributes: Mapping[str, Any]) -> Kind:
-    """Tell depthwise convolutions (one group per input channel) from others."""
-    groups = attributes.get("groups", 1)
-    if kind.name == "convolution" and groups > 1 and groups == attributes["in_channels"]:
-        return KINDS["depthwise_convolution"]
-    return kind
-
-
-def channel_axis(kind: Kind, name: str, rank: int) -> int | None:
-    """Return the output-channel axis of a weight of that kind and rank."""
-    if kind.name == "transposed_convolution":
-        return 1
-    if name in ("addmm", "matmul", "mm", "bmm", "baddbmm"):
-        return rank - 1
-    return 0 if rank > 1 else None
 
 
 def accepts_keyword(function: Callable[..., Any], keyword: str) -> bool:

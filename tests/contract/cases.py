@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the contract suite: every algorithm on every backend, one row or more each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import nncf
+from nncf.resources import NNCFDataLoader
+from tests.contract.models import EXAMPLES, Example, Inputs
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration to hold to the contract.
+
+    ``compression`` is the section of the configuration, ``models`` the examples it is held to,
+    the first in every test. ``stages`` are the compression stages after 0, 1, 2… epochs.
+    """
+
+    name: str
+    algorithm: str
+    backend: str
+    compression: Mapping[str, Any]
+    models: tuple[str, ...]
+    stages: tuple[int, ...]
+
+
+CASES = (
+    Case("int8", "quantization", "torch", {}, tuple(EXAMPLES), (2, 2, 2)),
+    Case(
+        "asymmetric, logarithmic",
+        "quantization",
+        "torch",
+        {
+            "weights": {"mode": "asymmetric", "per_channel": True, "logarithm_scale": True},
+            "activations": {"mode": "asymmetric", "per_channel": False},
+            "overflow_fix": "disable",
+        },
+        ("residual", "transformer"),
+        (2, 2, 2),
+    ),
+    Case(
+        "staged",
+        "quantization",
+        "torch",
+        {"params": {"activations_quant_start_epoch": 1, "weights_quant_start_epoch": 2}},
+        ("residual",),
+        (0, 1, 2),
+    ),
+)
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+class Batches(NNCFDataLoader):
+    """Three batches of an example, always the same."""
+
+    batch_size = 4
+
+    def __init__(self, example: Example) -> None:
+        self.example = example
+
+    def __iter__(self) -> Iterator[Inputs]:
+        return (self.example.batch(seed) for seed in (100, 101, 102))
+
+
+def config_of(case: Case, example: Example) -> nncf.NNCFConfig:
+    """Return the configuration of a case for an example, with data registered."""
+    section = {"algorithm": case.algorithm, **case.compression}
+    text = {"input_info": example.input_info, "compression": section}
+    return nncf.register_default_init_args(nncf.NNCFConfig.from_dict(text), Batches(example))
+
+
+def compress(
+    case: Case, example: Example, state: Any = None, *, seed: int = 0
+) -> tuple[Any, nn.Module]:
+    """Return ``(controller, model)`` of a fresh instance of the example."""
+    model = example.fresh(seed)
+    found: tuple[Any, nn.Module] = nncf.create_compressed_model(
+        model, config_of(case, example), compression_state=state, dump_graphs=False
+    )
+    return found
+
+
+def trained(case: Case, example: Example) -> tuple[Any, nn.Module]:
+    """Return a compressed model at the end of its schedule, its state moved by one step."""
+    controller, model = compress(case, example)
+    for _ in case.stages:
+        controller.scheduler.epoch_step()
+    controller.scheduler.step()
+    args, kwargs = example.batch(1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.01)
+    from tests.contract.models import logits
+
+    (logits(model(*args, **kwargs)).square().sum() + controller.loss()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return controller, model

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Call models and compare what they return, bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.contract.models import Example, logits
+
+
+def call(model: nn.Module, example: Example, seed: int = 9) -> Any:
+    """Return the model's output for one batch, without gradients."""
+    args, kwargs = example.batch(seed)
+    with torch.no_grad():
+        return model(*args, **kwargs)
+
+
+def gradients(model: nn.Module, given: Any) -> dict[str, torch.Tensor]:
+    """Return the gradients of all parameters for an example's batch, or for ``(args, kwargs)``."""
+    args, kwargs = given.batch(9) if isinstance(given, Example) else given
+    model.zero_grad()
+    logits(model(*args, **kwargs)).square().sum().backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert found
+    return found
+
+
+def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors have the same type and the same values."""
+    return one.dtype == other.dtype and torch.equal(one.detach(), other.detach())
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two nested structures have equal leaves, tensors to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def unequal(one: Any, other: Any) -> bool:
+    """Tell whether two outputs differ."""
+    return not same(one, other)

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every algorithm keeps on every backend, whatever the model is."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
+
+import nncf
+from nncf import algorithms
+from tests.contract.cases import CASES, Case, compress, config_of, trained
+from tests.contract.comparing import call, equal, gradients, same, unequal
+from tests.contract.models import EXAMPLES, Example, logits
+
+PAIRS = [
+    pytest.param(case, EXAMPLES[name], id=f"{case.name}-{name}")
+    for case in CASES
+    for name in case.models
+]
+FIRST = [pytest.param(case, EXAMPLES[case.models[0]], id=case.name) for case in CASES]
+every_pair = pytest.mark.parametrize(("case", "example"), PAIRS)
+every_case = pytest.mark.parametrize(("case", "example"), FIRST)
+
+
+def test_every_algorithm_that_trains_has_a_case() -> None:
+    """Whoever adds an algorithm adds its row to the contract."""
+    with_code = []
+    for name in algorithms.names():
+        try:
+            algorithms.load(name)
+        except nncf.ConfigError:
+            continue
+        with_code.append(name)
+    assert with_code
+    assert set(with_code) == {case.algorithm for case in CASES}
+
+
+# --- the user's model stays the user's model ---------------------------------------------------
+
+
+@every_pair
+def test_class_keys_and_values_are_kept(case: Case, example: Example) -> None:
+    """The model is the same object of the same class; original keys come first, with their values."""
+    original, model = example.fresh(), example.fresh()
+    attributes = set(vars(model))
+    compressed = nncf.create_compressed_model(model, config_of(case, example), dump_graphs=False)[1]
+    assert compressed is model
+    assert type(model) is type(original)
+    assert set(vars(model)) == attributes
+    before, after = original.state_dict(), model.state_dict()
+    assert list(after)[: len(before)] == list(before)
+    for name, parameter in original.named_parameters():
+        assert equal(after[name], parameter)
+
+
+@every_pair
+def test_creation_leaves_modes_and_random_stream_alone(case: Case, example: Example) -> None:
+    """Training flags, ``requires_grad`` and the random stream are as they were before."""
+    model = example.fresh()
+    next(model.children()).eval()
+    next(model.parameters()).requires_grad_(False)
+    flags = {name: module.training for name, module in model.named_modules()}
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    stream = torch.get_rng_state()
+    nncf.create_compressed_model(model, config_of(case, example), dump_graphs=False)
+    assert {n: m.training for n, m in model.named_modules() if n in flags} == flags
+    assert {n: p.requires_grad for n, p in model.named_parameters() if n in trainable} == trainable
+    assert equal(torch.get_rng_state(), stream)
+
+
+class Broken(nncf.NNCFDataLoader):
+    """Its second batch fails."""
+
+    batch_size = 4
+
+    def __init__(self, example: Example) -> None:
+        self.example = example
+
+    def __iter__(self) -> Any:
+        yield self.example.batch(0)
+        raise OSError("the disk is gone")
+
+
+@every_pair
+def test_failed_creation_leaves_the_model_as_it_was(case: Case, example: Example) -> None:
+    """After an error in the middle: no hook, no attribute, no key, no changed buffer is left."""
+    model = example.fresh()
+    twin, hooks = copy.deepcopy(model), hook_counts(model)
+    attributes, modes = set(vars(model)), [m.training for m in model.modules()]
+    stream = torch.get_rng_state()
+    config = nncf.register_default_init_args(config_of(case, example), Broken(example))
+    with pytest.raises(OSError, match="the disk is gone"):
+        nncf.create_compressed_model(model, config, dump_graphs=False)
+    assert set(vars(model)) == attributes
+    assert hook_counts(model) == hooks
+    assert [m.training for m in model.modules()] == modes
+    assert same(model.state_dict(), twin.state_dict())
+    assert equal(torch.get_rng_state(), stream)
+    nncf.create_compressed_model(model, config_of(case, example), dump_graphs=False)
+
+
+def hook_counts(model: nn.Module) -> list[tuple[int, int, int]]:
+    return [
+        (len(m._forward_pre_hooks), len(m._forward_hooks), len(m._forward_hooks_always_called))
+        for m in model.modules()
+    ]
+
+
+# --- copies and files --------------------------------------------------------------------------
+
+
+@every_pair
+def test_deep_copy_computes_the_same_and_is_independent(case: Case, example: Example) -> None:
+    """A deep copy gives the same bits, also after the original has changed."""
+    _, model = trained(case, example)
+    expected = call(model.eval(), example)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.compression.parameters():
+            parameter.mul_(1.7)
+    assert same(call(twin, example), expected)
+    assert unequal(call(model, example), expected)
+
+
+@every_pair
+def test_pickle_computes_the_same(case: Case, example: Example) -> None:
+    """A pickled model gives the same bits and the same gradients after loading."""
+    _, model = trained(case, example)
+    twin = pickle.loads(pickle.dumps(model))
+    assert same(call(twin.eval(), example), call(model.eval(), example))
+    assert same(gradients(twin.eval(), example), gradients(model.eval(), example))
+
+
+@every_pair
+def test_state_round_trip(case: Case, example: Example) -> None:
+    """A saved state, loaded with ``weights_only=True`` into a new instance, gives the same bits."""
+    controller, model = trained(case, example)
+    file = io.BytesIO()
+    state = controller.get_compression_state()
+    torch.save({"state_dict": model.state_dict(), "compression_state": state}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    again, twin = compress(case, example, loaded["compression_state"], seed=1)
+    count = nncf.load_state(twin, loaded["state_dict"], is_resume=True)
+    assert count == len(model.state_dict())
+    assert same(twin.state_dict(), model.state_dict())
+    assert same(call(twin.eval(), example), call(model.eval(), example))
+    assert again.get_compression_state() == state
+    assert again.compression_stage() == controller.compression_stage()
+
+
+@every_pair
+def test_strip_computes_the_same_bits(case: Case, example: Example) -> None:
+    """The stripped model computes what the compressed one computes; the latter is not touched."""
+    controller, model = trained(case, example)
+    model.eval()
+    expected, state = call(model, example), copy.deepcopy(model.state_dict())
+    stripped = controller.strip()
+    assert same(call(stripped, example), expected)
+    assert same(call(model, example), expected)
+    assert same(model.state_dict(), state)
+    assert type(stripped) is type(model)
+    assert same(call(nncf.strip(model, do_copy=False), example), expected)
+
+
+@every_pair
+def test_export_computes_what_strip_computes(case: Case, example: Example, tmp_path: Path) -> None:
+    """The ONNX file gives in ONNX Runtime what the stripped model gives, but for rare flips."""
+    runtime = pytest.importorskip("onnxruntime")
+    controller, model = trained(case, example)
+    model.eval()
+    args, kwargs = example.batch(5, size=1)
+    expected = logits(controller.strip()(*args, **kwargs)).detach().numpy()
+    path = tmp_path / "model.onnx"
+    controller.export_model(str(path))
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    values = [*args, *kwargs.values()]
+    feeds = {i.name: v.numpy() for i, v in zip(session.get_inputs(), values, strict=True)}
+    outputs = session.run(None, feeds)
+    scale = abs(expected).max()
+    assert min(abs(o - expected).max() for o in outputs if o.shape == expected.shape) < 0.05 * scale
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+@every_pair
+def test_loss_is_differentiable_and_everything_learns(case: Case, example: Example) -> None:
+    """Task loss plus compression loss has a gradient for every parameter that takes part."""
+    controller, model = trained(case, example)
+    args, kwargs = example.batch(2)
+    loss = logits(model(*args, **kwargs)).square().sum() + controller.loss()
+    loss.backward()
+    assert torch.isfinite(loss)
+    unused = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    branch = {"up", "down"} if "up.weight" in model.state_dict() else set()
+    assert {
+        n for n in unused if not branch & set(n.replace("[", ".").replace("]", ".").split("."))
+    } == set()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@every_case
+def test_stage_grows_with_the_schedule(case: Case, example: Example) -> None:
+    """The compression stage goes through the documented stages epoch by epoch."""
+    controller, _ = compress(case, example)
+    seen = []
+    for _ in case.stages:
+        controller.scheduler.epoch_step()
+        seen.append(int(controller.compression_stage()))
+    assert tuple(seen) == case.stages
+
+
+@every_case
+def test_statistics_print(case: Case, example: Example) -> None:
+    """Statistics have a part for the algorithm, which prints as a table."""
+    controller, _ = compress(case, example)
+    statistics = controller.statistics()
+    assert getattr(statistics, case.algorithm) is not None
+    assert "|" in statistics.to_str()
+    assert statistics.to_str() == str(statistics)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(case: Case, example: Example, dtype: torch.dtype) -> None:
+    """Under autocast the output has the lower precision, close to full, and gradients flow."""
+    controller, model = trained(case, example)
+    model.eval()
+    args, kwargs = example.batch(3)
+    full = logits(model(*args, **kwargs))
+    with torch.autocast("cpu", dtype):
+        low = logits(model(*args, **kwargs))
+        stripped = logits(controller.strip()(*args, **kwargs))
+    assert low.dtype is dtype
+    assert torch.allclose(low.float(), full, atol=0.1 * float(full.abs().max()))
+    assert equal(low, stripped)
+    low.float().square().sum().backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
+@every_pair
+@pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
+def test_gradient_checkpointing(case: Case, example: Example, reentrant: bool) -> None:
+    """Recomputation inside the backward pass is compressed too: same output, same gradients."""
+    _, model = trained(case, example)
+    model.eval()
+    args, kwargs = example.batch(4)
+    args = tuple(a.requires_grad_() if a.is_floating_point() else a for a in args)
+    expected = gradients(model, (args, kwargs))
+    parameters = torch.zeros((), requires_grad=True)  # reentrant needs an input with a gradient
+
+    def forward(anchor: torch.Tensor, *values: Any) -> torch.Tensor:
+        return logits(model(*values, **kwargs)) + 0 * anchor
+
+    output = checkpoint(forward, parameters, *args, use_reentrant=reentrant)
+    model.zero_grad()
+    output.square().sum().backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    assert same(found, expected)
+
+
+@every_pair
+def test_layer_checkpointing(case: Case, example: Example) -> None:
+    """A child called alone, or recomputed alone, is compressed as within the whole model."""
+    _, model = trained(case, example)
+    model.eval()
+    expected = gradients(model, example)
+    for child in model.children():
+        if type(child) in (nn.Conv2d, nn.Linear, nn.LSTM):
+            child.forward = _checkpointed(child.forward)  # type: ignore[method-assign]
+    assert same(gradients(model, example), expected)
+
+
+def _checkpointed(function: Any) -> Any:
+    return lambda *args: checkpoint(function, *args, use_reentrant=False)
+
+
+COMPILED = [pair for pair in PAIRS if pair.values[1].model.__name__ != "Branching"]
+
+
+@pytest.mark.parametrize(("case", "example"), COMPILED)
+def test_compiled_model_computes_the_same(case: Case, example: Example) -> None:
+    """One graph without breaks, the same output and gradients as eager."""
+    _, model = trained(case, example)
+    model.eval()
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(allow_rnn=True):
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        output = call(compiled, example)
+        found = gradients(compiled, example)
+    expected = gradients(model, example)
+    assert same(output, call(model, example))
+    assert {name.removeprefix("_orig_mod.") for name in found} == set(expected)
+    for name, gradient in found.items():
+        other = expected[name.removeprefix("_orig_mod.")]
+        assert torch.allclose(
+            gradient, other, rtol=1e-4, atol=1e-5 * (1 + float(other.abs().max()))
+        )
+
+
+@every_case
+def test_torch_export_of_the_compressed_model(case: Case, example: Example) -> None:
+    """``torch.export`` takes the compressed model itself."""
+    _, model = trained(case, example)
+    args, kwargs = example.batch(6)
+    program = torch.export.export(model.eval(), args, kwargs)
+    assert same(program.module()(*args, **kwargs), model(*args, **kwargs))
+
+
+@every_case
+def test_tracing_of_the_compressed_model(case: Case, example: Example) -> None:
+    """``torch.jit.trace`` takes the stripped model."""
+    controller, model = trained(case, example)
+    stripped = controller.strip().eval()
+    args, _ = example.batch(6)
+    traced = torch.jit.trace(stripped, args)
+    assert same(traced(*args), model.eval()(*args))
+
+
+@every_pair
+def test_averaged_copy(case: Case, example: Example) -> None:
+    """An average over copies is compressed with the averaged ranges; loads and saves like a model."""
+    _, model = trained(case, example)
+    model.eval()
+    average = AveragedModel(model, use_buffers=True)
+    average.update_parameters(model)
+    first = call(average, example)
+    assert same(first, call(model, example))
+    with torch.no_grad():
+        for parameter in model.compression.parameters():
+            parameter.mul_(1.7)
+    average.update_parameters(model)
+    assert unequal(call(average, example), first)
+    _, twin = compress(case, example)
+    state = {k: v for k, v in average.state_dict().items() if k != "n_averaged"}
+    nncf.load_state(twin, state, is_resume=True)
+    assert same(twin.state_dict(), average.module.state_dict())
+
+
+@every_pair
+def test_functional_call(case: Case, example: Example) -> None:
+    """Parameters and buffers given from outside are used, those of the CompressionOps too."""
+    _, model = trained(case, example)
+    model.eval()
+    args, kwargs = example.batch(7)
+    state = {
+        name: value.detach().clone() for name, value in model.state_dict(keep_vars=True).items()
+    }
+    values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    doubled = {n: v * 2 if n.startswith("compression.") and v.is_floating_point() else v
+               for n, v in values.items()}  # fmt: skip
+    assert same(functional_call(model, values, args, kwargs), model(*args, **kwargs))
+    assert unequal(functional_call(model, doubled, args, kwargs), model(*args, **kwargs))
+    assert same(model.state_dict(), state)
+
+
+@every_pair
+def test_threads(case: Case, example: Example) -> None:
+    """Forwards of several threads at once don't disturb each other."""
+    _, model = trained(case, example)
+    model.eval()
+    expected = [call(model, example, seed) for seed in range(8)]
+    found: list[Any] = [None] * 8
+
+    def work(seed: int) -> None:
+        for _ in range(3):
+            found[seed] = call(model, example, seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@every_pair
+def test_data_parallel(case: Case, example: Example) -> None:
+    """A model in ``DataParallel`` computes the same, and states pass between the two forms."""
+    _, model = trained(case, example)
+    wrapped = nn.DataParallel(model).eval()
+    assert same(call(wrapped, example), call(model, example))
+    _, plain = compress(case, example, seed=1)
+    nncf.load_state(plain, wrapped.state_dict(), is_resume=True)
+    assert same(plain.state_dict(), model.state_dict())
+    _, other = compress(case, example, seed=1)
+    nncf.load_state(nn.DataParallel(other), model.state_dict(), is_resume=True)
+    assert same(other.state_dict(), model.state_dict())
