@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nncf
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
-from nncf.deploy import load_runtime
+from nncf.onnx.run import OnnxFile
+from nncf.openvino.run import OpenVINOFile
 
 HERE = Path(__file__).parent
 
@@ -144,9 +145,9 @@ def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float, contro
 
 
 @torch.no_grad()
-def accuracy(predict, data: TensorDataset) -> float:
+def accuracy(predict, data: TensorDataset, batch: int = 100) -> float:
     """Return the percentage of images whose highest output is their label."""
-    loader = DataLoader(data, batch_size=100)
+    loader = DataLoader(data, batch_size=batch)
     hits = sum((torch.as_tensor(predict(x)).argmax(1) == y).sum().item() for x, y in loader)
     return 100 * hits / len(data)
 
@@ -154,15 +155,19 @@ def accuracy(predict, data: TensorDataset) -> float:
 # measuring the files ----------------------------------------------------------------------------
 
 
-def latencies(
-    sessions: dict[str, object], image: np.ndarray, rounds: int = 200
-) -> dict[str, float]:
-    """Return the median milliseconds of each session, measured in turn so that noise is shared."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
+def runner(file: OnnxFile | OpenVINOFile):
+    """Return a function from a batch of one image, as an array, to the outputs of a file."""
+    name = file.input_names[0]
+    return lambda image: next(iter(file({name: image}).values()))
+
+
+def latencies(runners: dict[str, object], image: np.ndarray, rounds: int = 200) -> dict[str, float]:
+    """Return the median milliseconds of each file, measured in turn so that noise is shared."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
     for turn in range(rounds + 20):
-        for name, session in sessions.items():
+        for name, run in runners.items():
             start = time.perf_counter()
-            session(image)
+            run(image)
             if turn >= 20:
                 times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
@@ -208,28 +213,27 @@ def main() -> None:
 
 
 def report(output: Path, test_data, float_accuracy: float, int8_accuracy: float, reports) -> None:
-    sessions = {
-        "FP32, ONNX Runtime": load_runtime(output / "float.onnx", runtime="onnxruntime"),
-        "INT8, ONNX Runtime": load_runtime(output / "int8.onnx", runtime="onnxruntime"),
-        "FP32, OpenVINO": load_runtime(output / "float.onnx", runtime="openvino"),
-        "INT8, OpenVINO": load_runtime(output / "int8.xml", runtime="openvino"),
+    rows = {
+        "FP32, ONNX Runtime": (OnnxFile(output / "float.onnx"), "float.onnx"),
+        "INT8, ONNX Runtime": (OnnxFile(output / "int8.onnx"), "int8.onnx"),
+        "FP32, OpenVINO": (OpenVINOFile(output / "float.onnx"), "float.onnx"),
+        "INT8, OpenVINO": (OpenVINOFile(output / "int8.xml"), "int8.bin"),
     }
-    times = latencies(sessions, test_data[0][0][None].numpy())
-    files = {"FP32": output / "float.onnx", "INT8, ONNX": output / "int8.onnx",
-             "INT8, Open": output / "int8.bin"}  # fmt: skip
+    runners = {name: runner(file) for name, (file, _) in rows.items()}
+    times = latencies(runners, test_data[0][0][None].numpy())
     table = Table(title="FP32 against INT8")
     for column in ("", "accuracy", "file", "latency, batch 1"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, session in sessions.items():
-        size = next(path for key, path in files.items() if name.startswith(key)).stat().st_size
-        deployed = accuracy(lambda x, run=session: run(x.numpy())[0], test_data)
-        table.add_row(name, f"{deployed:.2f} %", f"{size / 1024:.0f} KiB", f"{times[name]:.2f} ms")
+        table.add_column(column, justify="right" if column else "left")
+    for name, (_, weights) in rows.items():
+        size = (output / weights).stat().st_size / 1024
+        deployed = accuracy(lambda x, run=runners[name]: run(x.numpy()), test_data, batch=1)
+        table.add_row(name, f"{deployed:.2f} %", f"{size:.0f} KiB", f"{times[name]:.2f} ms")
     console = Console()
-    console.print(f"In PyTorch: FP32 {float_accuracy:.2f} %, INT8 {int8_accuracy:.2f} %")
-    for name, parity in reports.items():
-        console.print(f"{name}: {parity.summary()}")
+    for parity in reports.values():
+        console.print(str(parity).splitlines()[0], highlight=False)
     console.print(table)
-    console.print(f"nncf {nncf.__version__}, torch {torch.__version__}; files in {output}")
+    console.print(f"In PyTorch: FP32 {float_accuracy:.2f} %, INT8 {int8_accuracy:.2f} %")
+    console.print(f"nncf {nncf.__version__}, torch {torch.__version__}; the files are in {output}")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,11 @@ class CompressionController(Controller):
     name = "compression"
 
     def __init__(
-        self, model: Any, children: list[Controller], layout_states: Mapping[str, Any], backend: BackendActions
+        self,
+        model: Any,
+        children: list[Controller],
+        layout_states: Mapping[str, Any],
+        backend: BackendActions,
     ) -> None:
         super().__init__()
         self.model = model
@@ -112,7 +116,9 @@ class CompressionController(Controller):
         return sum((child.loss() for child in self.child_ctrls), self._backend.zero_loss())
 
     def statistics(self, quickly_collected_only: bool = False) -> Statistics:
-        return Statistics.join(child.statistics(quickly_collected_only) for child in self.child_ctrls)
+        return Statistics.join(
+            child.statistics(quickly_collected_only) for child in self.child_ctrls
+        )
 
     def compression_stage(self) -> CompressionStage:
         stages = [child.compression_stage() for child in self.child_ctrls]

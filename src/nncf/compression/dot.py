@@ -24,7 +24,9 @@ def to_dot(graph: Graph, layout: Layout | None = None) -> str:
     for insert in layout or ():
         for point in insert.points:
             if point.address in numbers:
-                taken.setdefault(point.address, []).append(f"{point.kind} {point.port}: {insert.op}")
+                taken.setdefault(point.address, []).append(
+                    f"{point.kind} {point.port}: {insert.op}"
+                )
     for key, texts in taken.items():
         label = _escape("\\n".join(texts))
         lines.append(f'"{numbers[key]}c" [label="{label}", shape=box, style=dashed];')

@@ -91,7 +91,9 @@ class Point:
         """Invert ``str``. Raises ValueError when ``text`` is not a point."""
         match = re.match(r"^(?P<a>.*)\|(?P<k>INPUT|OUTPUT|WEIGHT)(?P<p>\d*)$", text)
         if match is None:
-            raise ValueError(f"{text!r} is not a point: expected <address>|INPUT<k>, |OUTPUT, |WEIGHT")
+            raise ValueError(
+                f"{text!r} is not a point: expected <address>|INPUT<k>, |OUTPUT, |WEIGHT"
+            )
         kind: PointKind = match["k"].lower()  # type: ignore[assignment]  # the regex allows just these
         default = 1 if kind == "weight" else 0
         return cls(match["a"], kind, int(match["p"] or default))

@@ -6,6 +6,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from nncf.compression.stage import CompressionStage
+
 # At once, or the submodule of that name would stand here instead of the function.
 from nncf.torch.strip import strip
 
@@ -48,6 +52,9 @@ _HOMES = {
     "nncf.torch.registration": ["register_module"],
     "nncf.torch.state": ["load_state"],
 }
+# Checkpoints may hold a stage; this lets torch.load(weights_only=True) read it.
+torch.serialization.add_safe_globals([CompressionStage])
+
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 

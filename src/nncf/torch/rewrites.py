@@ -148,7 +148,9 @@ def _project(
     query, key, value = inputs
     biases = (None, None, None) if bias is None else bias.chunk(3)
     if separate is not None:
-        return [mode.call(F.linear, x, w, b) for x, w, b in zip(inputs, separate, biases, strict=True)]
+        return [
+            mode.call(F.linear, x, w, b) for x, w, b in zip(inputs, separate, biases, strict=True)
+        ]
     assert weight is not None
     if query is key and key is value:
         return mode.call(torch.chunk, mode.call(F.linear, query, weight, bias), 3, dim=-1)  # type: ignore[no-any-return]  # call returns Any
@@ -174,7 +176,12 @@ def _attention_mask(
         if part.dtype is torch.bool:
             zeros = torch.zeros_like(part, dtype=query.dtype)
             part = zeros.masked_fill_(part, -math.inf)
-        if part is not mask and part.dim() == 2 and padding is not None and part.shape == padding.shape:
+        if (
+            part is not mask
+            and part.dim() == 2
+            and padding is not None
+            and part.shape == padding.shape
+        ):
             part = part[:, None, None, :]
         elif part.dim() == 3:
             part = part.view(-1, heads, *part.shape[1:])
@@ -334,5 +341,7 @@ def unreached_reason(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         bound = {**dict(zip(("q", "k", "v", "e", "h", "w", "b", "bias_k", "bias_v", "zero"), args,
                             strict=False)), **kwargs}  # fmt: skip
         if any(bound.get(key) is not None for key in hidden) or bound.get("zero"):
-            return "multi-head attention with bias_k, add_zero_attn or static keys is one opaque call"
+            return (
+                "multi-head attention with bias_k, add_zero_attn or static keys is one opaque call"
+            )
     return None

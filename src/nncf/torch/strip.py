@@ -47,7 +47,9 @@ def strip_compressed(model: nn.Module, do_copy: bool = True) -> nn.Module:
                 _bake(insert, op, parameters, compression)
     for insert in compression.layout:
         op = compression.ops[insert.name]
-        compression.ops[insert.name] = op.native() if getattr(op, "enabled", True) else nn.Identity()
+        compression.ops[insert.name] = (
+            op.native() if getattr(op, "enabled", True) else nn.Identity()
+        )
     compression.requires_grad_(False)
     return stripped
 
