@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our documents show is true: code runs, output is what is printed, configurations are valid."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import re
+import shlex
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+from nncf.cli import main
+from nncf.config.reading import read_file, read_options
+from tests.documents.pages import PREPARATIONS, ROOT, Block, a_training_script, blocks, pages
+
+WITH_PYTHON = [page for page in pages() if blocks(page, "python")]
+JSON = [(page, block) for page in pages() for block in blocks(page, "json")]
+COMMANDS = [
+    (page, line.strip())
+    for page in pages()
+    for block in blocks(page, "sh")
+    for line in block.text.splitlines()
+    if line.strip() and not line.strip().startswith("#")
+]
+CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.json"))
+
+
+def name_of(value: Any) -> str | None:
+    return f"line{value.line}" if isinstance(value, Block) else None
+
+
+def run(block: Block, page: str, space: dict[str, Any]) -> str:
+    """Execute a block, with lines numbered as in its page; return what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\n" * block.line + block.text, page, "exec"), space)
+    return printed.getvalue()
+
+
+@pytest.fixture
+def _as_torchrun_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say in the environment that this is the only process of a distributed run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
+    for name, value in address.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("_as_torchrun_does")
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_python_blocks_run_and_print_what_is_shown(page: str) -> None:
+    """The python blocks of a page run in order, and print the text block that follows."""
+    for index, block in enumerate(blocks(page, "json")):  # "config.json": the page's first one
+        Path("config.json" if not index else f"config{index}.json").write_text(block.text)
+    space = {"__name__": "__main__", **PREPARATIONS.get(page, dict)()}
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for block in blocks(page, "python"):
+        printed = run(block, page, space)
+        if block.prints is not None:
+            assert doctest.OutputChecker().check_output(block.prints, printed, flags), (
+                f"{page}, line {block.line}: shown\n{block.prints}\nprinted\n{printed}"
+            )
+
+
+@pytest.mark.parametrize(("page", "block"), JSON, ids=name_of)
+def test_json_blocks_are_valid_configurations(page: str, block: Block) -> None:
+    """Each json block is a configuration, or one algorithm of it, without anything to remark."""
+    Path("block.json").write_text(block.text, encoding="utf-8")
+    data = read_file("block.json")
+    reading = read_options({"compression": data} if "algorithm" in data else data)
+    assert reading.root.compression
+    assert reading.remarks == ()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_example_configurations_are_valid(path: Path) -> None:
+    """Each configuration among the examples loads, has an algorithm and nothing to remark."""
+    assert NNCFConfig.from_json(path).options.compression
+    assert read_options(read_file(path)).remarks == ()
+
+
+SCHEMES = {
+    "digits_int8.json": {"8-bit symmetric"},
+    "int8.json": {"8-bit symmetric"},
+    "int8_vnni.json": {"8-bit symmetric"},
+    "int8_per_tensor.json": {"8-bit symmetric"},
+    "int8_mixed_preset.json": {"8-bit symmetric", "8-bit asymmetric"},
+    "int8_transformer.json": {"8-bit symmetric", "8-bit asymmetric"},
+    "int4_weights.json": {"4-bit symmetric", "8-bit symmetric"},
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_example_configurations_compress_a_model(path: Path) -> None:
+    """Each example configuration places the quantizers that its comment speaks of."""
+    config = NNCFConfig.from_json(path)
+    config["log_dir"] = "."
+    script = a_training_script(transformer="transformer" in path.name)
+    register_default_init_args(config, script["train_loader"])
+    _, model = create_compressed_model(script["model"], config)
+    ops = [insert.op for insert in model.compression.layout]
+    assert {f"{op.bits}-bit {op.mode}" for op in ops} == SCHEMES[path.name]
+    halved = {op.half_range for op in ops if op.weight and op.bits == 8}
+    assert halved <= {config["compression"].get("overflow_fix") != "disable"}
+    assert any(op.per_channel for op in ops) == ("per_tensor" not in path.name)
+    assert not [i for i in model.compression.layout if "LayerNorm" in i.name]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_commands_exist(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Our own commands run; verbs, scripts and modules that others name exist."""
+    words = shlex.split(command, comments=True)
+    if words[:3] == ["python", "-m", "nncf"] or words[0] == "nncf":
+        for block in blocks(page, "json")[:1]:
+            Path("config.json").write_text(block.text, encoding="utf-8")
+        assert main(words[3 if words[0] == "python" else 1 :]) == 0
+        assert capsys.readouterr().out
+    elif words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        verbs = [word for word in words[1:] if "=" not in word]
+        assert [verb for verb in verbs if not re.search(rf"^{verb}:", makefile, re.MULTILINE)] == []
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
+    elif words[0] in ("python", "torchrun"):
+        scripts = [word for word in words if word.endswith(".py")]
+        assert scripts == ["train.py"] or all((ROOT / script).is_file() for script in scripts)
+    else:
+        assert words[0] in ("pip", "git", "cd"), f"nobody checks {command!r}"
+
+
+def test_wrong_output_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A page whose shown output differs from the printed one fails its test."""
+    (tmp_path / "page.md").write_text("```python\nprint(1)\n```\n\n```text\n2\n```\n")
+    monkeypatch.setattr("tests.documents.pages.ROOT", tmp_path)
+    with pytest.raises(AssertionError, match=r"page\.md, line 1"):
+        test_python_blocks_run_and_print_what_is_shown("page.md")
