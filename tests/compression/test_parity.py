@@ -60,6 +60,14 @@ def test_many_flips_are_no_rounding() -> None:
     assert not item.ok(Tolerance(), local=True)
 
 
+@pytest.mark.parametrize(("flipped", "ok"), [(8, True), (9, False)])
+def test_a_few_flips_of_a_small_tensor_pass(flipped: int, ok: bool) -> None:
+    """Up to eight elements may flip, however large a part of a small tensor they are."""
+    codes = np.zeros(20, np.int64)
+    item = compare_levels("q", codes, codes + (np.arange(20) < flipped), scale=np.array(0.1))
+    assert item.ok(Tolerance(), local=True) is ok
+
+
 def test_first_diverging_operation_is_named() -> None:
     """The error names the first layer beyond tolerance, not the later ones or the output."""
     codes = np.zeros((4, 4), np.int64)

@@ -31,7 +31,8 @@ class Tolerance:
     """How much a correct file may differ.
 
     ``levels``: the largest difference of one quantized element, in levels of its grid.
-    ``flips``: the largest part of a quantizer's elements that may differ at all.
+    ``flips``: the largest part of a quantizer's elements that may differ at all; ``few``
+    elements may in any case, for tensors too small to speak of parts.
     ``local``: largest difference of an output relative to its largest value, when the values
     at all quantizers are those of the file.
     ``output``: root mean square difference of an output relative to its root mean square, when
@@ -40,6 +41,7 @@ class Tolerance:
 
     levels: int = 1
     flips: float = 0.02
+    few: int = 8
     local: float = 1e-3
     output: float = 0.3
 
@@ -51,7 +53,8 @@ class Comparison:
     ``relative`` is the largest difference over the largest trained value, ``deviation`` the
     root mean square difference over the root mean square of the trained values; ``agreement``
     the part of the rows whose largest element is at the same place (rank-2 outputs only);
-    ``levels`` and ``flips`` are as in ``Tolerance`` (quantizers only).
+    ``levels`` and ``flips`` are as in ``Tolerance`` (quantizers
+    only), ``elements`` is what ``flips`` is a part of.
     """
 
     name: str
@@ -61,11 +64,13 @@ class Comparison:
     agreement: float | None = None
     levels: int | None = None
     flips: float | None = None
+    elements: int = 0
 
     def ok(self, tolerance: Tolerance, *, local: bool) -> bool:
         """True if within tolerance; NaN never is."""
         if self.levels is not None and self.flips is not None:
-            return self.levels <= tolerance.levels and self.flips <= tolerance.flips
+            rare = self.flips <= tolerance.flips or self.flips * self.elements <= tolerance.few
+            return self.levels <= tolerance.levels and rare
         if local:
             return self.relative <= tolerance.local
         return self.deviation <= tolerance.output
@@ -110,7 +115,13 @@ def compare_levels(name: str, trained: Array, deployed: Array, *, scale: Array) 
     largest = int(steps.max(initial=0))
     flips = float(np.mean(steps > 0)) if steps.size else 0.0
     return Comparison(
-        name, plain.absolute, plain.relative, plain.deviation, levels=largest, flips=flips
+        name,
+        plain.absolute,
+        plain.relative,
+        plain.deviation,
+        levels=largest,
+        flips=flips,
+        elements=steps.size,
     )
 
 
