@@ -85,6 +85,8 @@ def create_compressed_model(
     )
     options = config.options
     chosen = [algorithms.load(item.algorithm)(item, options) for item in options.compression]
+    if not chosen:
+        _LOGGER.warning('The configuration has no "compression" section: nothing is compressed.')
     captured = _capture(model, config, dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn)
     log_dir = Path(options.log_dir) if dump_graphs and is_main_process() else None
     if log_dir is not None:
@@ -113,8 +115,9 @@ def _refuse_compressed(model: nn.Module) -> None:
         )
     if compression_of(model) is not None:
         raise ModelError(
-            "The model object has already been compressed. Build a fresh instance of "
-            f"{type(model).__name__} and compress that, or call controller.strip() first."
+            "The model object has already been compressed. Expected an uncompressed model: build a "
+            f"fresh instance of {type(model).__name__} and compress that. To compress in several "
+            "ways at once, list the algorithms in one configuration."
         )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ModelError(
