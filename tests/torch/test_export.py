@@ -19,7 +19,7 @@ from nncf.errors import ExportError, MissingDependency, ParityError, Unsupported
 from nncf.onnx.run import OnnxFile
 from nncf.openvino.run import OpenVINOFile
 from nncf.torch import deployment
-from nncf.torch.export import Naming, export
+from nncf.torch.export import Naming, Proof, export
 
 
 def activation(x: Tensor, scale: float, *, signed: bool = False) -> Tensor:
@@ -122,7 +122,7 @@ def test_the_users_model_stays(network: Network, tmp_path: Path) -> None:
     model = copy.deepcopy(network)
     model.train()
     before = copy.deepcopy(model.state_dict())
-    export(model, tmp_path / "m.onnx", example_inputs=samples(), reference=network)
+    export(model, tmp_path / "m.onnx", example_inputs=samples(), proof=Proof(network))
     assert model.training
     assert model.norm.training
     assert before.keys() == model.state_dict().keys()
@@ -142,7 +142,7 @@ def test_another_trained_model_is_noticed(network: Network, tmp_path: Path) -> N
     """A file that computes something else than the reference is refused and not left behind."""
     torch.manual_seed(5)
     with pytest.raises(ParityError, match=r"differs is output\.0"):
-        export(network, tmp_path / "m.onnx", example_inputs=samples(), reference=Network())
+        export(network, tmp_path / "m.onnx", example_inputs=samples(), proof=Proof(Network()))
     assert not list(tmp_path.iterdir())
 
 
@@ -170,7 +170,7 @@ def test_an_existing_file_survives_a_failed_export(network: Network, tmp_path: P
     path = tmp_path / "m.onnx"
     path.write_text("the last good one")
     with pytest.raises(ParityError):
-        export(network, path, example_inputs=samples(), reference=lambda x: -network(x))
+        export(network, path, example_inputs=samples(), proof=Proof(lambda x: -network(x)))
     assert path.read_text() == "the last good one"
 
 
@@ -194,7 +194,7 @@ def test_fewer_bits_clamp_and_fake_quantize(tmp_path: Path) -> None:
 def test_model_without_quantizers(tmp_path: Path) -> None:
     """A plain model is exported and compared by its outputs."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    report = export(model, tmp_path / "m.onnx", example_inputs=samples(), reference=model.eval())
+    report = export(model, tmp_path / "m.onnx", example_inputs=samples(), proof=Proof(model.eval()))
     assert report.ok
     assert report.layers == ()
     assert report.outputs[0].relative < 1e-5

@@ -145,7 +145,7 @@ def evaluating(
         if buffer is not None
     ]
     kept: set[nn.Module] = set()
-    with torch.no_grad(), _same_random_streams(loader), _on_device(model, device):
+    with torch.no_grad(), same_random_streams(loader), _on_device(model, device):
         try:
             for module, _ in flags:
                 module.training = False
@@ -176,7 +176,7 @@ def _on_device(model: nn.Module, device: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _same_random_streams(loader: object) -> Iterator[None]:
+def same_random_streams(loader: object) -> Iterator[None]:
     """Put the random generators back afterwards, so that training is as without initialisation."""
     python, cpu = random.getstate(), torch.get_rng_state()
     numpy = sys.modules.get("numpy")

@@ -73,9 +73,9 @@ class Deployment:
             path.write_bytes(self.data)
         return path
 
-    def run(self, path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs of the written file."""
-        return self._runner(path)(inputs)
+    def open(self, path: Path) -> OnnxFile | OpenVINOFile:
+        """Return the written file in its runtime."""
+        return self._runner(path)
 
     def quantizer_codes(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs, and the codes of each probed quantizer by the name of its call.

@@ -76,22 +76,35 @@ class Format:
         return cls(text, int(match[2]) if match else None)
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What the written file is compared with.
+
+    ``reference`` is the trained model in evaluation mode, called with the same arguments; the
+    stripped model where None. ``further`` are more inputs of the example's shapes: their
+    outputs are compared too, all of them as one batch.
+    """
+
+    reference: Callable[..., Any] | None = None
+    further: Sequence[Samples] = ()
+    tolerance: Tolerance = Tolerance()
+
+
 def export(
     stripped: nn.Module,
     path: str | Path,
     *,
     example_inputs: Samples,
-    reference: Callable[..., Any] | None = None,
+    proof: Proof = Proof(),
     save_format: str | None = None,
     naming: Naming = Naming(),
 ) -> ParityReport:
-    """Write ``stripped`` to ``path`` and return how the file compares with ``reference``.
+    """Write ``stripped`` to ``path`` and return how the file compares with the trained model.
 
     ``example_inputs`` are positional and keyword arguments of the forward; shapes in the file
-    are theirs. ``reference`` is called with the same arguments: the trained model, in
-    evaluation mode; by default the stripped one. ``save_format``: "onnx" (default for any
-    ending but ``.xml``), "onnx_<opset>", "onnx_fakequantize" (nodes that OpenVINO alone knows)
-    or "openvino" (``.xml``). The given model keeps its mode and device.
+    are theirs. ``save_format``: "onnx" (default for any ending but ``.xml``), "onnx_<opset>",
+    "onnx_fakequantize" (nodes that OpenVINO alone knows) or "openvino" (``.xml``). The given
+    model keeps its mode and device.
 
     Raises UnsupportedFormat, MissingDependency, ExportError (the path cannot be written, or the
     exporter or the runtime refuses the model) and ParityError (the file computes something
@@ -104,13 +117,12 @@ def export(
 
     with temporary_folder(path) as folder:
         model = copy.deepcopy(stripped).cpu().eval()
-        samples = pytree.tree_map_only(Tensor, lambda x: x.detach().cpu(), example_inputs)
+        samples = on_processor(example_inputs)
         with torch.no_grad():
-            trained = flat_arrays((reference or model)(*example_inputs[0], **example_inputs[1]))
             program = quiet_export(model, samples, opset=chosen.opset)
             deployment = Deployment.build(program, chosen.kind, naming)
             written = deployment.write(folder / path.name)
-            report = verify(model, samples, trained=trained, deployment=deployment, path=written)
+            report = verify(model, samples, proof=proof, deployment=deployment, path=written)
         report.check(path)
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".xml"):
             file.replace(path.parent / file.name)
@@ -183,15 +195,16 @@ def quiet_export(model: nn.Module, samples: Samples, *, opset: int | None) -> An
         logger.setLevel(level)
 
 
+def on_processor(samples: Samples) -> Samples:
+    """Return the inputs with their tensors detached and in main memory."""
+    return pytree.tree_map_only(Tensor, lambda x: x.detach().cpu(), samples)  # type: ignore[no-any-return]  # the structure is kept
+
+
 def verify(
-    model: nn.Module, samples: Samples, *, trained: list[Array], deployment: Any, path: Path
+    model: nn.Module, samples: Samples, *, proof: Proof, deployment: Any, path: Path
 ) -> ParityReport:
-    """Run the written file and compare it with the trained outputs and, by layers, ``model``."""
-    fed = dict(zip(deployment.input_names, flat_arrays(samples), strict=True))
-    results = deployment.run(path, fed)
-    names = deployment.output_names
-    outputs = tuple(compare(name, a, results[name]) for name, a in zip(names, trained, strict=True))
-    values: Mapping[str, Array] = deployment.quantizer_codes(fed)
+    """Run the written file; compare its outputs with the trained ones, its layers with ``model``."""
+    values: Mapping[str, Array] = deployment.quantizer_codes(fed(deployment, samples))
     layers: list[Comparison] = []
     if values:
         watch = DeployedValues(values, deployment.labels)
@@ -200,6 +213,36 @@ def verify(
         layers = watch.layers
         layers += [
             compare(f"{name} (given the layers before)", a, np.asarray(values[name]))
-            for name, a in zip(names, local, strict=True)
+            for name, a in zip(deployment.output_names, local, strict=True)
         ]
-    return ParityReport(deployment.runtime, outputs, tuple(layers), Tolerance())
+    outputs = compare_outputs(model, samples, proof=proof, deployment=deployment, path=path)
+    return ParityReport(deployment.runtime, outputs, tuple(layers), proof.tolerance)
+
+
+def compare_outputs(
+    model: nn.Module, samples: Samples, *, proof: Proof, deployment: Any, path: Path
+) -> tuple[Comparison, ...]:
+    """Compare the outputs of both models running on their own, over all samples."""
+    reference = proof.reference or model
+    file = deployment.open(path)
+    trained: list[list[Array]] = []
+    deployed: list[list[Array]] = []
+    for given in (samples, *map(on_processor, proof.further)):
+        trained.append(flat_arrays(reference(*given[0], **given[1])))
+        results = file(fed(deployment, given))
+        deployed.append([np.asarray(results[name]) for name in deployment.output_names])
+    return tuple(
+        compare(name, batched(a), batched(b))
+        for name, a, b in zip(deployment.output_names, zip(*trained, strict=True),
+                              zip(*deployed, strict=True), strict=True)  # fmt: skip
+    )
+
+
+def fed(deployment: Any, samples: Samples) -> dict[str, Array]:
+    """Return the inputs by the names they have in the file."""
+    return dict(zip(deployment.input_names, flat_arrays(samples), strict=True))
+
+
+def batched(arrays: Sequence[Array]) -> Array:
+    """Join outputs along the batch axis; outputs without one are stacked."""
+    return np.concatenate(arrays) if arrays[0].ndim else np.stack(arrays)

@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf.compression.parity import ParityReport
+from nncf.compression.parity import ParityReport, Tolerance
 from nncf.config import NNCFConfig
 from nncf.torch.calibration import batch_size
-from nncf.torch.export import Naming, export
+from nncf.torch.export import Naming, Proof, Samples, export
 from nncf.torch.inputs import example_arguments, first_batch, registered_loader
 from nncf.torch.strip import strip_compressed
 from nncf.torch.structure import map_tensors
+
+_COMPARED = 16
+"""Samples on which the outputs of the file are compared with the trained model's."""
 
 
 def export_model(
@@ -29,12 +32,14 @@ def export_model(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     model_args: tuple[Any, ...] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> ParityReport:
     """Write the deployed file of a compressed model and return how it compares with the model.
 
-    The file is made and checked with one sample: the first of the registered data loader, or
-    one made from ``input_info``. ``model_args`` adds arguments: positional ones, then, as the
-    last element, a dict of keyword ones. The model, its mode and its device stay as they are.
+    The file takes one sample at a time and is compared on up to 16 samples: the first of the
+    registered data loader, or one made from ``input_info``. ``model_args`` adds arguments:
+    positional ones, then, as the last element, a dict of keyword ones. ``tolerance`` replaces
+    the default of ``nncf.compression.parity``. The model, its mode and its device stay.
 
     ``save_format``: "onnx" or "onnx_<opset>" (QuantizeLinear and DequantizeLinear), or
     "onnx_fakequantize" (OpenVINO's FakeQuantize; the default when the configuration says
@@ -44,35 +49,42 @@ def export_model(
     nothing is then left at ``path``.
     """
     trained = copy.deepcopy(model).cpu().eval()
-    args, kwargs = _one_sample(trained, config)
-    if model_args:
-        extra = model_args[-1] if isinstance(model_args[-1], dict) else {}
-        args = (*args, *(model_args[:-1] if isinstance(model_args[-1], dict) else model_args))
-        kwargs = {**kwargs, **extra}
+    samples = [_with_arguments(sample, model_args or ()) for sample in _samples(trained, config)]
     if save_format in (None, "onnx") and Path(path).suffix == ".onnx" and _wants_fake_quantize(config):
         save_format = "onnx_fakequantize"
     return export(
         strip_compressed(trained),
         path,
-        example_inputs=(args, kwargs),
-        reference=trained,
+        example_inputs=samples[0],
+        proof=Proof(trained, samples[1:], tolerance or Tolerance()),
         save_format=save_format,
         naming=Naming(input_names, output_names),
     )
 
 
-def _one_sample(model: nn.Module, config: NNCFConfig) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _samples(model: nn.Module, config: NNCFConfig) -> list[Samples]:
+    """Return the forward's arguments for single samples, cut from one batch."""
     loader = registered_loader(config)
     if loader is None:
-        args, kwargs = example_arguments(model, config)
+        given = example_arguments(model, config)
     else:
-        args, kwargs = first_batch(model, loader, torch.device("cpu"))
-    size = batch_size(args, kwargs, loader)
+        given = first_batch(model, loader, torch.device("cpu"))
+    size = batch_size(*given, loader)
 
-    def first(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor[:1] if tensor.dim() and len(tensor) == size else tensor
+    def sample(index: int) -> Samples:
+        def cut(tensor: torch.Tensor) -> torch.Tensor:
+            batched = tensor.dim() > 0 and len(tensor) == size
+            return tensor[index : index + 1] if batched else tensor
 
-    return map_tensors(args, first), map_tensors(kwargs, first)
+        return map_tensors(given[0], cut), map_tensors(given[1], cut)
+
+    return [sample(index) for index in range(min(size, _COMPARED))]
+
+
+def _with_arguments(sample: Samples, extra: tuple[Any, ...]) -> Samples:
+    keywords = extra[-1] if extra and isinstance(extra[-1], dict) else {}
+    positional = extra[:-1] if extra and isinstance(extra[-1], dict) else extra
+    return (*sample[0], *positional), {**sample[1], **keywords}
 
 
 def _wants_fake_quantize(config: NNCFConfig) -> bool:

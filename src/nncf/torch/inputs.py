@@ -12,6 +12,7 @@ from torch import nn
 from nncf.config import NNCFConfig
 from nncf.config.structures import BNAdaptationInitArgs, QuantizationRangeInitArgs
 from nncf.errors import ConfigError
+from nncf.torch.calibration import same_random_streams
 from nncf.torch.initialize import forward_arguments
 from nncf.torch.structure import map_tensors
 
@@ -62,8 +63,12 @@ def registered_loader(config: NNCFConfig) -> Any:
 def first_batch(
     model: nn.Module, loader: Any, device: torch.device
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the forward arguments in the first batch of a loader, on a device."""
-    args, kwargs = forward_arguments(next(iter(loader)), model, loader=loader)
+    """Return the forward arguments in the first batch of a loader, on a device.
+
+    Random generators are left as they were, so that a shuffling loader trains as without this.
+    """
+    with same_random_streams(loader):
+        args, kwargs = forward_arguments(next(iter(loader)), model, loader=loader)
     return map_tensors((tuple(args), dict(kwargs)), lambda tensor: tensor.to(device))  # type: ignore[no-any-return]  # same structure
 
 
