@@ -64,7 +64,7 @@ class NotCompressed(NNCFError, ValueError):
 
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """Return up to ``count`` candidates that look like ``word``, best first (for hints)."""
-    return difflib.get_close_matches(word, list(candidates), n=count, cutoff=0.4)
+    return difflib.get_close_matches(word, list(dict.fromkeys(candidates)), n=count, cutoff=0.4)
 
 
 def hint(word: str, candidates: Iterable[str]) -> str:

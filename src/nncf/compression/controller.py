@@ -104,6 +104,16 @@ class CompressionController(Controller):
         self._backend = backend
         self.scheduler = CompositeScheduler({child.name: child.scheduler for child in children})
 
+    def __repr__(self) -> str:
+        names = ", ".join(child.name for child in self.child_ctrls) or "nothing"
+        stage, epoch = self.compression_stage().name, self.scheduler.current_epoch
+        return (
+            f"Controller of {names}: stage {stage}, epoch {epoch}\n"
+            "  in the loop: loss(), scheduler.epoch_step(), scheduler.step()\n"
+            "  to look at: statistics()\n"
+            "  to keep: get_compression_state(), strip(), export_model(path)"
+        )
+
     def __getattr__(self, attribute: str) -> Any:
         # With one algorithm its special methods (init_range, set_sparsity_level…) are at hand here.
         children = self.__dict__.get("child_ctrls", [])

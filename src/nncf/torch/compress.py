@@ -24,7 +24,7 @@ from nncf.compression.controller import BackendActions, CompressionController
 from nncf.compression.dot import write_dot
 from nncf.compression.layout import Layout, Skip, merge
 from nncf.config import NNCFConfig
-from nncf.errors import CheckpointError, ModelError
+from nncf.errors import CheckpointError, ConfigError, ModelError
 from nncf.torch import initialize
 from nncf.torch.capture import Capture, capture
 from nncf.torch.distributed import agree, is_main_process
@@ -78,8 +78,8 @@ def create_compressed_model(
         DataError: initialisation needs data that is missing or unusable.
         CheckpointError: ``compression_state`` belongs to another model or configuration.
     """
-    config = config if isinstance(config, NNCFConfig) else NNCFConfig.from_dict(dict(config))
     _refuse_compressed(model)
+    config = _checked(config)
     compression_state, resuming_state_dict = _sort_out_states(
         compression_state, resuming_state_dict
     )
@@ -105,6 +105,17 @@ def create_compressed_model(
     if log_dir is not None:
         write_dot(log_dir / "compressed_graph.dot", captured.graph, compression.layout)
     return controller, model
+
+
+def _checked(config: Any) -> NNCFConfig:
+    if isinstance(config, NNCFConfig):
+        return config
+    if isinstance(config, Mapping):
+        return NNCFConfig.from_dict(config)
+    raise ConfigError(
+        f"create_compressed_model: expected an NNCFConfig second, found {config!r}. Make one with "
+        "NNCFConfig.from_json(path) or NNCFConfig.from_dict({…})."
+    )
 
 
 def _refuse_compressed(model: nn.Module) -> None:

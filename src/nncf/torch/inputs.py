@@ -11,7 +11,7 @@ from torch import nn
 
 from nncf.config import NNCFConfig
 from nncf.config.structures import BNAdaptationInitArgs, QuantizationRangeInitArgs
-from nncf.errors import ConfigError
+from nncf.errors import ConfigError, DataError
 from nncf.torch.calibration import same_random_streams
 from nncf.torch.initialize import forward_arguments
 from nncf.torch.structure import map_tensors
@@ -66,9 +66,17 @@ def first_batch(
     """Return the forward arguments in the first batch of a loader, on a device.
 
     Random generators are left as they were, so that a shuffling loader trains as without this.
+    Raises DataError when there is no batch.
     """
     with same_random_streams(loader):
-        args, kwargs = forward_arguments(next(iter(loader)), model, loader=loader)
+        batch = next(iter(loader), None)
+    if batch is None:
+        raise DataError(
+            f"The registered data loader ({type(loader).__name__}) yielded nothing. Expected at "
+            "least one batch: check the size of its data set and drop_last; an iterator or "
+            "generator can be used up only once, so register a DataLoader or a list."
+        )
+    args, kwargs = forward_arguments(batch, model, loader=loader)
     return map_tensors((tuple(args), dict(kwargs)), lambda tensor: tensor.to(device))  # type: ignore[no-any-return]  # same structure
 
 

@@ -58,6 +58,7 @@ class Scheme:
     def __str__(self) -> str:
         sign = {None: "sign by data", True: "signed", False: "unsigned"}[self.signed]
         sign = "" if self.mode == "asymmetric" else f" {sign}"
-        grain = f"per channel (axis {self.channel_axis})" if self.per_channel else "per tensor"
+        grain = "per channel" if self.per_channel else "per tensor"
+        grain += "" if self.channel_axis is None else f" (axis {self.channel_axis})"
         half = " half range" if self.half_range else ""
         return f"{self.bits}-bit {self.mode}{sign}{half} {grain}"
