@@ -26,7 +26,7 @@ SIZE = (64, 64, 32, 32)  # 4,194,304 elements, 64 channels
 
 
 def quantizer(*, per_channel: bool, mode: str) -> FakeQuantizer:
-    scheme = Scheme(mode=mode, signed=True, per_channel=per_channel)  # type: ignore[arg-type]
+    scheme = Scheme(mode=mode, signed=True, per_channel=per_channel)  # type: ignore[arg-type]  # a str
     made = FakeQuantizer(scheme, (1, SIZE[1], 1, 1) if per_channel else (1,))
     made.set_range(torch.tensor(-2.5), torch.tensor(2.5))
     return made

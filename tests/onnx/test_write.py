@@ -32,7 +32,7 @@ class Drawing:
         return name
 
     def add(self, op: str, *inputs: object, **attributes: object) -> str:
-        names = [x if isinstance(x, str) else self.store(x) for x in inputs]  # type: ignore[arg-type]
+        names = [x if isinstance(x, str) else self.store(x) for x in inputs]  # type: ignore[arg-type]  # arrays
         output = f"{op.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, names, [output], **attributes))
         return output

@@ -31,21 +31,19 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 class Statistics:
-    """Statistics of all algorithms of a model: one attribute per algorithm, None where absent.
+    """Statistics of all algorithms of a model: one attribute per algorithm, by its name.
 
-    Iterates over ``(name, statistics)``; each part has ``to_str()``.
+    An algorithm that the model does not have is None (``statistics.quantization``). Iterates
+    over ``(name, statistics)``; each part has ``to_str()``.
     """
-
-    NAMES = ("magnitude_sparsity", "rb_sparsity", "const_sparsity", "quantization",
-             "filter_pruning", "binarization", "knowledge_distillation")  # fmt: skip
 
     def __init__(self, **parts: Any) -> None:
         self._parts = parts
 
     def __getattr__(self, name: str) -> Any:
-        if name in type(self).NAMES:
-            return self.__dict__.get("_parts", {}).get(name)
-        raise AttributeError(f"Statistics has no part {name!r}; known: {', '.join(self.NAMES)}")
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._parts.get(name)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return iter(self._parts.items())

@@ -11,6 +11,7 @@ import importlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,31 +81,50 @@ def create_compressed_model(
     """
     _refuse_compressed(model)
     config = _checked(config)
-    compression_state, resuming_state_dict = _sort_out_states(
-        compression_state, resuming_state_dict
-    )
+    state, weights = _sort_out_states(compression_state, resuming_state_dict)
+    chosen = _chosen_algorithms(config)
+    captured = _capture(model, config, dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn)
+    log_dir = Path(config.options.log_dir) if dump_graphs and is_main_process() else None
+    if log_dir is not None:
+        write_dot(log_dir / "original_graph.dot", captured.graph)
+    plan = _Plan(config, chosen, captured, _layouts(chosen, captured, state), state)
+    controller = _carry_out(plan, model, weights)
+    if log_dir is not None:
+        write_dot(log_dir / "compressed_graph.dot", captured.graph, merge(plan.layouts.values()))
+    return controller, model
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is known before the model is touched."""
+
+    config: NNCFConfig
+    chosen: list[Algorithm]
+    captured: Capture
+    layouts: Mapping[str, Layout]
+    state: Mapping[str, Any] | None
+
+
+def _carry_out(
+    plan: _Plan, model: nn.Module, weights: Mapping[str, Any] | None
+) -> CompressionController:
+    compression = _install(model, merge(plan.layouts.values()), plan.captured)
+    try:
+        controller = _finish(plan, model, compression)
+        if weights is not None:
+            load_state(model, weights, is_resume=True)
+    except BaseException:
+        uninstall(model)
+        raise
+    return controller
+
+
+def _chosen_algorithms(config: NNCFConfig) -> list[Algorithm]:
     options = config.options
     chosen = [algorithms.load(item.algorithm)(item, options) for item in options.compression]
     if not chosen:
         _LOGGER.warning('The configuration has no "compression" section: nothing is compressed.')
-    captured = _capture(model, config, dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn)
-    log_dir = Path(options.log_dir) if dump_graphs and is_main_process() else None
-    if log_dir is not None:
-        write_dot(log_dir / "original_graph.dot", captured.graph)
-    layouts = _layouts(chosen, captured, compression_state)
-    compression = _install(model, merge(layouts.values()), captured)
-    try:
-        controller = _finish(
-            model, compression, config, chosen, layouts, captured, compression_state
-        )
-        if resuming_state_dict is not None:
-            load_state(model, resuming_state_dict, is_resume=True)
-    except BaseException:
-        uninstall(model)
-        raise
-    if log_dir is not None:
-        write_dot(log_dir / "compressed_graph.dot", captured.graph, compression.layout)
-    return controller, model
+    return chosen
 
 
 def _checked(config: Any) -> NNCFConfig:
@@ -246,33 +266,27 @@ def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression
     return compression
 
 
-def _finish(
-    model: nn.Module,
-    compression: Compression,
-    config: NNCFConfig,
-    chosen: list[Algorithm],
-    layouts: Mapping[str, Layout],
-    captured: Capture,
-    state: Mapping[str, Any] | None,
-) -> CompressionController:
+def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> CompressionController:
+    """Initialise the ops, or take over the saved state, and hand them to their controllers."""
     children = []
-    for algorithm in chosen:
-        layout = layouts[algorithm.name]
+    for algorithm in plan.chosen:
+        layout = plan.layouts[algorithm.name]
         ops = {insert.name: compression.ops[insert.name] for insert in layout}
         compressed = Compressed(
-            *(model, ops, captured.graph, layout, config),
+            *(model, ops, plan.captured.graph, layout, plan.config),
             backend=initialize,
             direct_parameters=compression.baked_parameters,
         )
-        if state is None:
+        if plan.state is None:
             algorithm.initialize(compressed)
         children.append(algorithm.control(compressed))
-    if state is None:
+    if plan.state is None:
         agree(model)
-    layout_states = {name: layout.to_state() for name, layout in layouts.items()}
-    controller = CompressionController(model, children, layout_states, _actions(model, config))
-    if state is not None and "ctrl_state" in state:
-        controller.load_state(state["ctrl_state"])
+    layout_states = {name: layout.to_state() for name, layout in plan.layouts.items()}
+    actions = _actions(model, plan.config)
+    controller = CompressionController(model, children, layout_states, actions)
+    if plan.state is not None and "ctrl_state" in plan.state:
+        controller.load_state(plan.state["ctrl_state"])
     return controller
 
 

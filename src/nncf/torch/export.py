@@ -233,8 +233,12 @@ def compare_outputs(
         deployed.append([np.asarray(results[name]) for name in deployment.output_names])
     return tuple(
         compare(name, batched(a), batched(b))
-        for name, a, b in zip(deployment.output_names, zip(*trained, strict=True),
-                              zip(*deployed, strict=True), strict=True)  # fmt: skip
+        for name, a, b in zip(
+            deployment.output_names,
+            zip(*trained, strict=True),
+            zip(*deployed, strict=True),
+            strict=True,
+        )  # fmt: skip
     )
 
 

@@ -50,7 +50,11 @@ def export_model(
     """
     trained = copy.deepcopy(model).cpu().eval()
     samples = [_with_arguments(sample, model_args or ()) for sample in _samples(trained, config)]
-    if save_format in (None, "onnx") and Path(path).suffix == ".onnx" and _wants_fake_quantize(config):
+    if (
+        save_format in (None, "onnx")
+        and Path(path).suffix == ".onnx"
+        and _wants_fake_quantize(config)
+    ):
         save_format = "onnx_fakequantize"
     return export(
         strip_compressed(trained),

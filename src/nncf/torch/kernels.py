@@ -223,7 +223,30 @@ def fake_quantize(
     ERROR_GAIN, ABOVE_GAIN, BELOW_GAIN; ``low`` the one weighted by LOW_GAIN. The result has
     the dtype and the memory format of x.
     """
-    return _FakeQuantize.apply(x, span, low, grid, axis)  # type: ignore[no-any-return,no-untyped-call]
+    return _FakeQuantize.apply(x, span, low, grid, axis)  # type: ignore[no-any-return,no-untyped-call]  # apply is untyped
+
+
+class _Pass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return gradient, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+
+
+def passed(x: torch.Tensor, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return x; parameters that are trained get the gradient zero.
+
+    Without any gradient DistributedDataParallel would refuse to go on, or had to leave them out
+    from the start and train them apart once they are in use.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained or not torch.is_grad_enabled():
+        return x
+    return _Pass.apply(x, *trained)  # type: ignore[no-any-return,no-untyped-call]  # apply is untyped
 
 
 @contextmanager

@@ -67,8 +67,10 @@ class FakeQuantizer(nn.Module):
         if self.observer is not None:
             self.observer(x.detach())
             return x
-        if not self._enabled or not x.is_floating_point():
+        if not x.is_floating_point():
             return x
+        if not self._enabled:
+            return kernels.passed(x, self.parameters())
         low = self.input_low if self.scheme.mode == "asymmetric" else None
         with torch.no_grad():
             grid = self._grid()
@@ -125,7 +127,7 @@ class FakeQuantizer(nn.Module):
 
     @property
     def _span_parameter(self) -> nn.Parameter:
-        return self._parameters[self._parameter_name]  # type: ignore[return-value]
+        return self._parameters[self._parameter_name]  # type: ignore[return-value]  # registered
 
     @property
     def enabled(self) -> bool:
@@ -134,7 +136,6 @@ class FakeQuantizer(nn.Module):
     @enabled.setter
     def enabled(self, value: bool) -> None:
         self._enabled = bool(value)
-        self.requires_grad_(self._enabled)
 
     # --- the range -------------------------------------------------------------------------
 
