@@ -28,6 +28,7 @@ def train(case_name: str, model_name: str, steps: range, checkpoint: Any = None)
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(rank)
     state = checkpoint and checkpoint["compression_state"]
+    # Processes start from different weights and different data: they must find agreement.
     controller, model = compress(case, example, state, seed=rank)
     run: Any = model
     if dist.is_initialized():
@@ -40,6 +41,7 @@ def train(case_name: str, model_name: str, steps: range, checkpoint: Any = None)
         optimizer.load_state_dict(checkpoint["optimizer"])
         schedule.load_state_dict(checkpoint["schedule"])
         torch.set_rng_state(checkpoint["random"])
+    loss = torch.zeros(())
     for step in steps:
         if step % STEPS_PER_EPOCH == 0:
             controller.scheduler.epoch_step()

@@ -20,6 +20,7 @@ from nncf.errors import DataError
 from nncf.torch.calibration import CalibrationBatch, calibration_batches, evaluating
 from nncf.torch.data import forward_arguments as forward_arguments
 from nncf.torch.data import how_to_tell
+from nncf.torch.distributed import agree as agree
 from nncf.torch.distributed import together
 from nncf.torch.statistics import RangeCollector
 from nncf.torch.structure import tensors_in

@@ -344,14 +344,15 @@ def test_disabled_quantizer_is_the_identity():
     """Disabled, it passes its input, trains nothing and exports as nothing."""
     quantizer = made(Scheme())
     quantizer.enabled = False
-    x = torch.randn(5)
-    assert quantizer(x) is x
-    assert not quantizer.scale.requires_grad
+    x = torch.randn(5, requires_grad=True)
+    assert torch.equal(quantizer(x), x)
+    quantizer(x).square().sum().backward()
+    assert torch.equal(x.grad, 2 * x)
+    assert torch.equal(quantizer.scale.grad, torch.zeros(1))  # none at all would stop DDP
     assert isinstance(quantizer.native(), torch.nn.Identity)
     assert torch.equal(quantizer.bake(x), x)
     quantizer.enabled = True
-    assert quantizer.scale.requires_grad
-    assert quantizer(x) is not x
+    assert not torch.equal(quantizer(x), x)
 
 
 def test_observer_sees_and_input_passes():

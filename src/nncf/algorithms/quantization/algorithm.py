@@ -94,7 +94,9 @@ class QuantizationAlgorithm(Algorithm):
 
     def control(self, compressed: Compressed) -> QuantizationController:
         def initialize_ranges() -> tuple[str, ...]:
-            return self._initialize_ranges(compressed)
+            unseen = self._initialize_ranges(compressed)
+            compressed.backend.agree(compressed.model)
+            return unseen
 
         return QuantizationController(
             compressed.ops, compressed.layout, self.options, compressed.graph, initialize_ranges
