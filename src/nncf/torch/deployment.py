@@ -22,7 +22,6 @@ from nncf.onnx.write import (
 )
 from nncf.openvino.run import OpenVINOFile
 from nncf.openvino.write import write_ir
-from nncf.torch.intercept import ATTRIBUTE
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Deployment:
     def labels(self) -> dict[str, str]:
         """For each quantizer's call the name that a report shows: its point, where it has one."""
         return {
-            probe.call: probe.label.rpartition(f"{ATTRIBUTE}.ops.")[2] for probe in self.probes
+            probe.call: probe.label.rpartition("compression.ops.")[2] for probe in self.probes
         }
 
     def write(self, path: Path) -> Path:
