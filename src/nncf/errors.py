@@ -54,7 +54,8 @@ class MissingDependency(NNCFError, ImportError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed. "
-            f"Install it with: pip install 'nncf[{extra}]'"
+            f"Install it with: pip install {package}. All that belongs to it, from a checkout of "
+            f"nncf: pip install '.[{extra}]'"
         )
 
 

@@ -167,6 +167,9 @@ class ParityReport:
             "report it with the model; a wider nncf.compression.parity.Tolerance accepts it."
         )
 
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows
+
     def __str__(self) -> str:
         rows = [f"Parity of the trained model and the file in {self.runtime}"]
         rows += table(self.outputs)
