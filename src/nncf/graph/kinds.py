@@ -102,6 +102,15 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "sqrt": ("Power",),
     "erf": (),
     "round": (),
+    "negate": (),
+    "absolute": (),
+    "trigonometric": (),
+    # reductions, orders and transforms that stay in floating point
+    "norm": (),
+    "variance": (),
+    "sort": (),
+    "cumulative": (),
+    "fourier": (),
     # ends of the graph, and what we know nothing about
     "input": (),
     "output": (),

@@ -11,11 +11,12 @@ CompressionOps that stand at the address. Nothing is patched and no module is re
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 
 class _ActiveModes(threading.local):
@@ -54,6 +55,17 @@ class ScopedMode(TorchFunctionMode):
     def rewind(self, counts: Mapping[str, int]) -> None:
         """Make the next calls count as repetitions (the time steps of a recurrent layer)."""
         self.counts = dict(counts)
+
+
+class CallingMode(Protocol):
+    """The part of a ScopedMode that runs functions as if the model had called them."""
+
+    counts: dict[str, int]
+    scopes: list[str]
+
+    def call(self, func: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+    def rewind(self, counts: Mapping[str, int]) -> None: ...
 
 
 class ModeSource(Protocol):
@@ -101,8 +113,44 @@ class LeaveScope:
             mode.__exit__(None, None, None)
 
 
+def resuming(
+    make_mode: Callable[[], ScopedMode], mode: ScopedMode
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator: its function runs later, in a new mode, where ``mode`` is now."""
+    scopes, counts, tracing = list(mode.scopes), dict(mode.counts), mode.tracing
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def resumed(*args: Any, **kwargs: Any) -> Any:
+            again = make_mode()
+            again.scopes, again.counts, again.tracing = list(scopes), dict(counts), tracing
+            with again:
+                _ACTIVE.modes.append(again)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    _ACTIVE.modes.remove(again)
+
+        return resumed
+
+    return decorate
+
+
+def abandon(mode: ScopedMode) -> None:
+    """Leave a mode that an interrupt (Ctrl-C) kept from being left; none above it stays active."""
+    while mode in _ACTIVE.modes:
+        last = _ACTIVE.modes.pop()
+        last.scopes.clear()
+        if _get_current_function_mode() is last:
+            last.__exit__(None, None, None)
+
+
 def attach(module: nn.Module, scope: str, source: ModeSource) -> None:
-    """Register both hooks on one module; the pre-hook runs first, the forward hook last."""
+    """Register both hooks on one module; the pre-hook runs first, the forward hook last.
+
+    Scripted modules take no hooks: what they call belongs to their parent, unseen.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return
     module.register_forward_pre_hook(EnterScope(scope, source), prepend=True)
     module.register_forward_hook(LeaveScope(source), always_call=True)
 

@@ -17,10 +17,11 @@ from nncf.graph.address import Address, Point
 from nncf.graph.graph import Graph
 from nncf.torch import hooks, kernels, op_kinds
 from nncf.torch.capture import Capture
-from nncf.torch.rewrites import FUNCTIONS, REWRITES, unreached_reason
+from nncf.torch.checkpointing import follow
+from nncf.torch.rewrites import FUNCTIONS, rewrite_of
 
-ATTRIBUTE = "compression"
-"""Name under which the submodule stands in the user's model, and prefix of its state-dict keys."""
+NAMES = ("compression", "nncf_compression")
+"""Names for the submodule in the user's model: the second where the model has the first itself."""
 
 
 _SAVING = frozenset(
@@ -77,8 +78,7 @@ class Compression(nn.Module):
                 '"inplace" that it stands for, or put the operation into ignored_scopes.'
             )
         # A DataParallel replica has a copy of this submodule on its own device.
-        own = module._modules.get(ATTRIBUTE)
-        return Interceptor(own if isinstance(own, Compression) else self)
+        return Interceptor(compression_of(module) or self)
 
     def __getstate__(self) -> dict[str, Any]:
         known = op_kinds.named_functions()
@@ -139,21 +139,17 @@ def baked_parameters(layout: Layout, graph: Graph) -> dict[str, tuple[str, ...]]
 
     All uses of such a parameter read it directly and go through that one op.
     """
-    uses: dict[str, set[tuple[Point, bool]]] = {}
+    owner = {point: insert.name for insert in layout for point in insert.points}
+    owners: dict[str, set[str | None]] = {}
     for operation in graph.operations():
         for parameter in operation.parameters:
             point = Point(operation.key, "weight", parameter.port)
-            uses.setdefault(parameter.name, set()).add((point, parameter.direct))
+            user = owner.get(point) if parameter.direct else None
+            owners.setdefault(parameter.name, set()).add(user)
     found: dict[str, tuple[str, ...]] = {}
-    for insert in layout:
-        points = set(insert.points)
-        names = [
-            name
-            for name, users in uses.items()
-            if users and all(direct and point in points for point, direct in users)
-        ]
-        if names:
-            found[insert.name] = tuple(names)
+    for parameter_name, users in owners.items():
+        if len(users) == 1 and (name := next(iter(users))) is not None:
+            found[name] = (*found.get(name, ()), parameter_name)
     return found
 
 
@@ -163,6 +159,18 @@ class Interceptor(hooks.ScopedMode):
     def __init__(self, compression: Compression) -> None:
         super().__init__(compression.token)
         self.compression = compression
+        self.graded = torch.is_grad_enabled()
+        self.seen_hooks: Any = None
+
+    def enter_scope(self, scope: str) -> None:
+        if self.scopes and not torch.compiler.is_compiling():
+            follow(self)
+        super().enter_scope(scope)
+
+    def snapshot(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Return a decorator for a function that recomputes from here on."""
+        compression = self.compression
+        return hooks.resuming(lambda: Interceptor(compression), self)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -171,11 +179,14 @@ class Interceptor(hooks.ScopedMode):
         functions = self.compression.functions
         if func not in functions or not self.scopes or self.tracing != "on":
             return func(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            follow(self)
         name = functions[func]
         key = self.next_key(name)
-        if name in REWRITES and self.scopes[-1] in self.compression.rewritten_scopes:
-            if unreached_reason(name, args, kwargs) is None:
-                return REWRITES[name](self, *args, **kwargs)
+        if self.scopes[-1] in self.compression.rewritten_scopes:
+            rewrite = rewrite_of(name, args, kwargs)
+            if rewrite is not None:
+                return rewrite(self, *args, **kwargs)
         site = self.compression.sites.get(key)
         if site is None:
             return func(*args, **kwargs)
@@ -232,11 +243,11 @@ class Interceptor(hooks.ScopedMode):
 
 def compression_of(model: nn.Module) -> Compression | None:
     """Return the compression submodule of a model (also behind DataParallel), or None."""
-    inner = getattr(model, "module", model)
-    for candidate in (model, inner):
-        found = candidate._modules.get(ATTRIBUTE) if isinstance(candidate, nn.Module) else None
-        if isinstance(found, Compression):
-            return found
+    for candidate in (model, getattr(model, "module", None)):
+        if isinstance(candidate, nn.Module):
+            for part in candidate._modules.values():
+                if isinstance(part, Compression):
+                    return part
     return None
 
 
@@ -257,7 +268,7 @@ def install(model: nn.Module, compression: Compression, captured: Capture) -> No
     for path, module in list(model.named_modules()):
         if not path or scopes[path] in needed or scopes[path] not in captured.calls:
             hooks.attach(module, scopes[path], compression)
-    model.add_module(ATTRIBUTE, compression)
+    model.add_module(NAMES[1] if hasattr(model, NAMES[0]) else NAMES[0], compression)
 
 
 def uninstall(model: nn.Module) -> None:
@@ -267,4 +278,5 @@ def uninstall(model: nn.Module) -> None:
         return
     for module in model.modules():
         hooks.detach(module, compression)
-    del model._modules[ATTRIBUTE]
+    for name in [name for name, part in model._modules.items() if part is compression]:
+        del model._modules[name]

@@ -8,7 +8,6 @@ The name is the one that configurations of earlier releases use: arithmetic oper
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ _FUNCTIONS: dict[str, str] = {
     "convolution": "conv1d conv2d conv3d",
     "transposed_convolution": "conv_transpose1d conv_transpose2d conv_transpose3d",
     "linear": "linear addmm",
-    "matmul": "matmul bmm mm baddbmm",
+    "matmul": "matmul bmm mm baddbmm mv dot _grouped_mm grouped_mm",
     "attention": "scaled_dot_product_attention",
     "embedding": "embedding",
     "embedding_bag": "embedding_bag",
@@ -41,10 +40,11 @@ _FUNCTIONS: dict[str, str] = {
     "divide": "div __truediv__ div_ __itruediv__ __rdiv__ __rtruediv__ divide true_divide",
     "maximum": "maximum",
     "minimum": "minimum",
-    "power": "pow __pow__ pow_ square",
+    "power": "pow __pow__ __rpow__ pow_ square reciprocal",
     "floor_mod": "fmod remainder __mod__ __floordiv__ floor_divide",
     "compare": "lt le gt ge eq ne __lt__ __le__ __gt__ __ge__ __eq__ __ne__ less greater",
-    "logical": "logical_and logical_or logical_xor logical_not __and__ __or__ __xor__",
+    "logical": "logical_and logical_or logical_xor logical_not __and__ __or__ __xor__ __invert__ "
+    "bitwise_not bitwise_and bitwise_or bitwise_xor",
     "mean": "mean",
     "sum": "sum",
     "reduce_max": "max min amax amin",
@@ -53,8 +53,8 @@ _FUNCTIONS: dict[str, str] = {
     "max_pool": "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d "
     "adaptive_max_pool3d max_pool2d_with_indices max_pool1d_with_indices max_pool3d_with_indices",
     "max_unpool": "max_unpool1d max_unpool2d max_unpool3d",
-    "concat": "cat concat concatenate stack hstack vstack dstack",
-    "split": "split chunk unbind tensor_split split_with_sizes",
+    "concat": "cat concat concatenate stack hstack vstack dstack column_stack",
+    "split": "split chunk unbind tensor_split split_with_sizes hsplit vsplit dsplit",
     "reshape": "reshape view flatten unflatten view_as reshape_as ravel unfold_copy",
     "squeeze": "squeeze squeeze_",
     "unsqueeze": "unsqueeze unsqueeze_",
@@ -63,23 +63,25 @@ _FUNCTIONS: dict[str, str] = {
     "repeat": "repeat repeat_interleave tile",
     "pad": "pad constant_pad_nd",
     "slice": "__getitem__ narrow select",
-    "gather": "index_select gather where take_along_dim masked_select",
-    "scatter": "masked_fill masked_fill_ scatter scatter_ scatter_add index_fill __setitem__ "
-    "index_put index_put_ masked_scatter index_copy copy_",
+    "gather": "index_select gather where take_along_dim masked_select unfold as_strided take diagonal",
+    "scatter": "masked_fill masked_fill_ scatter scatter_ index_fill index_fill_ __setitem__ "
+    "index_put index_put_ masked_scatter masked_scatter_ index_copy index_copy_ copy_ select_scatter "
+    "slice_scatter diagonal_scatter",
     "roll": "roll flip",
     "interpolate": "interpolate upsample upsample_nearest upsample_bilinear grid_sample",
+    "deformable_convolution": "deform_conv2d",
     "pixel_shuffle": "pixel_shuffle pixel_unshuffle",
     "channel_shuffle": "channel_shuffle native_channel_shuffle",
     "dropout": "dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout feature_dropout "
     "feature_alpha_dropout",
-    "identity": "contiguous clone detach to float double half bfloat16 type type_as cpu cuda "
+    "identity": "contiguous clone detach to float double half bfloat16 type type_as cpu cuda bool int long "
     "alias requires_grad_ data positive lift_fresh",
     "relu": "relu relu_",
-    "relu6": "relu6",
+    "relu6": "relu6 relu6_",
     "hardtanh": "hardtanh hardtanh_ clamp clamp_ clip clip_",
     "elu": "elu elu_ celu celu_ selu selu_",
     "prelu": "prelu",
-    "leaky_relu": "leaky_relu leaky_relu_",
+    "leaky_relu": "leaky_relu leaky_relu_ rrelu",
     "sigmoid": "sigmoid sigmoid_ logsigmoid",
     "gelu": "gelu",
     "silu": "silu silu_",
@@ -90,11 +92,23 @@ _FUNCTIONS: dict[str, str] = {
     "softplus": "softplus softsign",
     "softmax": "softmax",
     "log_softmax": "log_softmax",
-    "exp": "exp exp_",
-    "log": "log",
+    "exp": "exp exp_ exp2 expm1",
+    "log": "log log2 log10 log1p",
     "sqrt": "sqrt rsqrt sqrt_ rsqrt_",
     "erf": "erf",
-    "round": "round round_ floor ceil",
+    "round": "round round_ floor ceil trunc",
+    "negate": "neg negative neg_",
+    "absolute": "abs absolute abs_",
+    "norm": "norm linalg_vector_norm",
+    "variance": "var std var_mean std_mean",
+    "sort": "sort argsort topk kthvalue",
+    "cumulative": "cumsum cumprod",
+    "trigonometric": "sin cos tan asin acos atan atan2",
+    "fourier": "fft_fft fft_fft2 fft_fftn fft_rfft fft_rfft2 fft_rfftn fft_ifft fft_irfft stft",
+}
+
+_KINDS_OF_OPERATORS = {
+    name: KINDS[kind] for kind, names in _FUNCTIONS.items() for name in names.split()
 }
 
 # Tensor methods that implement Python operators carry the operator's name in addresses.
@@ -170,6 +184,13 @@ _PASSIVE_NAMES = frozenset(
 )
 
 
+CREATING = frozenset(
+    ["new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "zeros_like", "ones_like"]
+    + ["empty_like", "full_like", "rand_like", "randn_like", "randint_like"]
+)
+"""Functions that take only shape, type and device from a tensor: their results are constants."""
+
+
 def passive(function: Callable[..., Any]) -> bool:
     """Tell whether a function only asks about a tensor and never makes one."""
     return getattr(function, "__name__", "") in _PASSIVE_NAMES
@@ -179,7 +200,7 @@ def passive(function: Callable[..., Any]) -> bool:
 def named_functions() -> dict[Callable[..., Any], tuple[str, Kind]]:
     """Return ``{function: (name in addresses, kind)}`` for every function that has a kind."""
     table: dict[Callable[..., Any], tuple[str, Kind]] = {}
-    homes = (F, torch, torch.special, torch._C._nn, torch.Tensor)
+    homes = (F, torch, torch.special, torch._C._nn, torch._C._fft, torch._C._linalg, torch.Tensor)
     for kind, names in _FUNCTIONS.items():
         for name in names.split():
             for home in homes:
@@ -222,9 +243,9 @@ OPERATOR_NAME = "_nncf_operator_name"
 
 @functools.cache
 def _kinds_by_name() -> dict[str, Kind]:
-    named = {name: kind for kind, names in _FUNCTIONS.items() for name in names.split()}
     # A convolution's attributes are read from the arguments, which the user's function may not have.
-    return {name: KINDS[kind] for name, kind in named.items() if "convolution" not in kind}
+    known = _KINDS_OF_OPERATORS.items()
+    return {name: kind for name, kind in known if "convolution" not in kind.name}
 
 
 def describe(function: Callable[..., Any]) -> tuple[str, Kind]:
@@ -235,7 +256,17 @@ def describe(function: Callable[..., Any]) -> tuple[str, Kind]:
     registered = getattr(function, OPERATOR_NAME, None)
     if registered is not None:
         return registered, _kinds_by_name().get(registered, KINDS["unknown"])
+    if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return _describe_operator(function)
     return getattr(function, "__name__", type(function).__name__), KINDS["unknown"]
+
+
+def _describe_operator(function: Any) -> tuple[str, Kind]:
+    """Describe ``torch.ops.<library>.<name>``, also with an overload behind it."""
+    packet = getattr(function, "overloadpacket", function)
+    library, _, name = packet._qualified_op_name.partition("::")
+    known = _KINDS_OF_OPERATORS if library in ("aten", "torchvision") else {}
+    return name, known.get(name, KINDS["unknown"])
 
 
 def tensor_arguments(
@@ -261,11 +292,3 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors_in(item)
-
-
-def accepts_keyword(function: Callable[..., Any], keyword: str) -> bool:
-    """Tell whether a Python function has a parameter of that name."""
-    try:
-        return keyword in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
