@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fake quantization of 4 million floats, forward and backward, beside PyTorch's operators.
 
-    python benchmarks/kernels.py [--threads 2] [--repeat 21]
+    python -m benchmarks.kernels [--threads 2] [--repeat 21]
 
 Medians of calls that take turns, and what each way costs before its first result.
 """

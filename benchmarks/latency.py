@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast are the exported files? FP32 against INT8, in OpenVINO and in ONNX Runtime.
 
-    python benchmarks/latency.py [--networks resnet18 mobilenet_v2] [--seconds 20] [--threads 2]
+    python -m benchmarks.latency [--networks resnet18 mobilenet_v2] [--seconds 20] [--threads 2]
 
 Batch 1, 224×224, random weights and data. All files of one network are timed in turn, one call
 each, and the medians compared: what disturbs the machine disturbs all of them. Beside our files
@@ -22,12 +22,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import native
-import networks
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import native, networks
 from nncf.onnx.run import OnnxFile
 from nncf.openvino.run import OpenVINOFile
 from nncf.torch.export import export

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and peak memory of a training step: INT8 against floating point and torch.ao.
 
-    python benchmarks/training_step.py [--network resnet18 mobilenet_v2] [--steps 15]
+    python -m benchmarks.training_step [--network resnet18 mobilenet_v2] [--steps 15]
 
 Each variant lives in a process of its own (peak memory is per process); their steps take
 turns, so that a busy minute of the machine hits all alike, and medians are compared.
@@ -20,8 +20,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from networks import initialize, mobilenet_v2, resnet18
 from torch import Tensor, nn
+
+from benchmarks.networks import initialize, mobilenet_v2, resnet18
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": partial(resnet18, 10, small_input=True),

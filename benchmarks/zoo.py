@@ -2,9 +2,9 @@
 """Compress one small network of every architecture family and report what was reached.
 
     pip install --no-deps torchvision timm pillow; pip install transformers
-    python benchmarks/zoo.py                        # everything: half an hour on one core
-    python benchmarks/zoo.py --only 'swin|Bert' --verbose
-    python benchmarks/zoo.py --capture-only --list
+    python -m benchmarks.zoo                        # everything: half an hour on one core
+    python -m benchmarks.zoo --only 'swin|Bert' --verbose
+    python -m benchmarks.zoo --capture-only --list
 
 Each network gets INT8 quantization with ranges from one random batch, then these must hold:
 outputs are finite; ``strip()`` gives the same bits; a second, equal network gets the same layout;
