@@ -152,3 +152,12 @@ def test_the_figure_is_the_same_everywhere() -> None:
     assert len(shown) == 1
     assert shown == explained
     assert len(readme.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", pages())
+def test_programs_named_in_a_page_exist(page: str) -> None:
+    """Every benchmark or tool that a page names is a file of the repository."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    modules = [name.replace(".", "/") + ".py" for name in re.findall(r"-m (benchmarks\.\w+)", text)]
+    scripts = re.findall(r"python ((?:tools|examples|benchmarks)/[\w/]+\.py)", text)
+    assert [name for name in modules + scripts if not (ROOT / name).is_file()] == []
