@@ -16,7 +16,9 @@ import io
 import statistics
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nncf
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+from nncf.compression.controller import CompressionController
+from nncf.compression.parity import ParityReport
 from nncf.onnx.run import OnnxFile
 from nncf.openvino.run import OpenVINOFile
 
@@ -120,7 +124,13 @@ class ResNet(nn.Module):
 # training: an ordinary loop; `controller` is the only thing that compression adds to it ----------
 
 
-def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float, controller=None) -> None:
+def train(
+    model: nn.Module,
+    loader: DataLoader,
+    epochs: int,
+    rate: float,
+    controller: CompressionController | None = None,
+) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), rate, momentum=0.9, weight_decay=1e-4, nesterov=True
     )
@@ -145,7 +155,7 @@ def train(model: nn.Module, loader: DataLoader, epochs: int, rate: float, contro
 
 
 @torch.no_grad()
-def accuracy(predict, data: TensorDataset, batch: int = 100) -> float:
+def accuracy(predict: Callable[..., Any], data: TensorDataset, batch: int = 100) -> float:
     """Return the percentage of images whose highest output is their label."""
     loader = DataLoader(data, batch_size=batch)
     hits = sum((torch.as_tensor(predict(x)).argmax(1) == y).sum().item() for x, y in loader)
@@ -155,13 +165,15 @@ def accuracy(predict, data: TensorDataset, batch: int = 100) -> float:
 # measuring the files ----------------------------------------------------------------------------
 
 
-def runner(file: OnnxFile | OpenVINOFile):
+def runner(file: OnnxFile | OpenVINOFile) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from a batch of one image, as an array, to the outputs of a file."""
     name = file.input_names[0]
     return lambda image: next(iter(file({name: image}).values()))
 
 
-def latencies(runners: dict[str, object], image: np.ndarray, rounds: int = 200) -> dict[str, float]:
+def latencies(
+    runners: dict[str, Callable[..., Any]], image: np.ndarray, rounds: int = 200
+) -> dict[str, float]:
     """Return the median milliseconds of each file, measured in turn so that noise is shared."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     for turn in range(rounds + 20):
@@ -205,14 +217,16 @@ def main() -> None:
     int8_accuracy = accuracy(model.eval(), test_data)
 
     print("Writing the deployed files; each is run and compared with the trained model")
-    reports = {
-        name: controller.export_model(str(arguments.output / name))
-        for name in ("int8.onnx", "int8.xml")
-    }
-    report(arguments.output, test_data, float_accuracy, int8_accuracy, reports)
+    reports = [
+        controller.export_model(str(arguments.output / name)) for name in ("int8.onnx", "int8.xml")
+    ]
+    in_torch = f"In PyTorch: FP32 {float_accuracy:.2f} %, INT8 {int8_accuracy:.2f} %"
+    report(arguments.output, test_data, in_torch, reports)
 
 
-def report(output: Path, test_data, float_accuracy: float, int8_accuracy: float, reports) -> None:
+def report(
+    output: Path, test_data: TensorDataset, in_torch: str, parities: list[ParityReport]
+) -> None:
     rows = {
         "FP32, ONNX Runtime": (OnnxFile(output / "float.onnx"), "float.onnx"),
         "INT8, ONNX Runtime": (OnnxFile(output / "int8.onnx"), "int8.onnx"),
@@ -229,10 +243,15 @@ def report(output: Path, test_data, float_accuracy: float, int8_accuracy: float,
         deployed = accuracy(lambda x, run=runners[name]: run(x.numpy()), test_data, batch=1)
         table.add_row(name, f"{deployed:.2f} %", f"{size:.0f} KiB", f"{times[name]:.2f} ms")
     console = Console()
-    for parity in reports.values():
-        console.print(str(parity).splitlines()[0], highlight=False)
+    for parity in parities:
+        output_parity = parity.outputs[0]
+        console.print(
+            f"{parity.runtime} against the trained model: same class for "
+            f"{output_parity.agreement:.0%} of the samples compared, root mean square difference "
+            f"{output_parity.deviation:.2%}, every layer within one level"
+        )
     console.print(table)
-    console.print(f"In PyTorch: FP32 {float_accuracy:.2f} %, INT8 {int8_accuracy:.2f} %")
+    console.print(in_torch)
     console.print(f"nncf {nncf.__version__}, torch {torch.__version__}; the files are in {output}")
 
 
