@@ -1,200 +1,173 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of a training step: INT8 against floating point and torch.ao.
+"""Time and peak memory of a training step: INT8 against floating point and other tools.
 
-    python -m benchmarks.training_step [--network resnet18 mobilenet_v2] [--steps 15]
+    python -m benchmarks.training_step [--networks resnet18 mobilenet_v2] [--steps 15]
+        [--peer nncf219=PYTHON] [--peer brevitas=PYTHON] [--peer torchao_pt2e=PYTHON]
 
-Each variant lives in a process of its own (peak memory is per process); their steps take
-turns, so that a busy minute of the machine hits all alike, and medians are compared.
+Each variant lives in a process of its own: peak memory is per process, and a peer runs in the
+interpreter given, whose environment has that tool (which release: see ``benchmarks/peers``).
+``torch_ao`` comes with PyTorch and is always there. The steps take turns, so that a busy minute
+of the machine hits all alike; medians are compared. ``inputs``, ``weights`` and ``summands``
+count the operands of convolutions, linears and additions of feature maps that were found to be
+on a grid of 256 levels: no tool is fast here by leaving something out unseen. (The row of
+floating point shows that the count tells the two apart.)
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
+import importlib.metadata
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from functools import partial
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from benchmarks.records import machine, markdown, write
 
-from benchmarks.networks import initialize, mobilenet_v2, resnet18
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": partial(resnet18, 10, small_input=True),
-    "mobilenet_v2": partial(mobilenet_v2, 10, small_input=True),
+ROOT = Path(__file__).resolve().parent.parent
+NETWORKS = ("resnet18", "mobilenet_v2")
+BASE = "floating point"
+OWN = {
+    BASE: "benchmarks.step_server floating_point",
+    "nncf": "benchmarks.step_server nncf",
+    "torch.ao, learned scales": "benchmarks.peers.torch_ao",
+    "torch.ao, fused observers": "benchmarks.peers.torch_ao_fused",
 }
-
-
-def floating(model: nn.Module, _sample: Tensor) -> nn.Module:
-    """The network as it is."""
-    return model
-
-
-def ours(model: nn.Module, sample: Tensor, *, recompute: bool = True) -> nn.Module:
-    """The network with the quantizers of nncf on inputs and weights."""
-    from nncf.algorithms.quantization.scheme import Scheme
-    from nncf.algorithms.quantization.torch import FakeQuantizer
-    from nncf.torch import kernels
-
-    def quantizers(layer: nn.Module, seen: Tensor) -> tuple[nn.Module, nn.Module]:
-        activation = FakeQuantizer(Scheme(), (1,))
-        activation.set_range(seen.min(), seen.max())
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        shape = (weight.shape[0], *[1] * (weight.dim() - 1))
-        scheme = Scheme(signed=True, per_channel=True, channel_axis=0, half_range=True, weight=True)
-        quantizer = FakeQuantizer(scheme, shape)
-        flat = weight.detach().flatten(1)
-        quantizer.set_range(flat.amin(1), flat.amax(1))
-        return activation, quantizer
-
-    def call(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-        if not recompute:
-            return apply_layer(layer, x, weight)
-        with kernels.recompute_saved((x, weight)):
-            return apply_layer(layer, x, weight)
-
-    return wrap(model, sample, quantizers, call)
-
-
-def torch_ao(model: nn.Module, sample: Tensor) -> nn.Module:
-    """The network with PyTorch's learnable fake-quantize on inputs and weights."""
-    from torch.ao.quantization import (
-        MovingAverageMinMaxObserver,
-        MovingAveragePerChannelMinMaxObserver,
-    )
-    from torch.ao.quantization._learnable_fake_quantize import _LearnableFakeQuantize
-
-    def quantizers(layer: nn.Module, seen: Tensor) -> tuple[nn.Module, nn.Module]:
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        activation = _LearnableFakeQuantize(
-            MovingAverageMinMaxObserver, 0, 255, dtype=torch.quint8, use_grad_scaling=False
-        )
-        quantizer = _LearnableFakeQuantize(
-            MovingAveragePerChannelMinMaxObserver,
-            -128,
-            127,
-            channel_len=weight.shape[0],
-            dtype=torch.qint8,
-            ch_axis=0,
-            qscheme=torch.per_channel_symmetric,
-        )
-        for fake, tensor in ((activation, seen), (quantizer, weight)):
-            fake.enable_static_estimate()
-            fake(tensor.detach())
-            fake.enable_param_learning()
-        return activation, quantizer
-
-    return wrap(model, sample, quantizers, apply_layer)
-
-
-VARIANTS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
-    "floating point": floating,
-    "nncf": ours,
-    "nncf, inputs saved": partial(ours, recompute=False),
-    "torch.ao learnable": torch_ao,
+"""Variants that this interpreter runs, by name: the module, and its argument."""
+PEERS = {
+    "nncf219": "NNCF 2.19",
+    "brevitas": "Brevitas",
+    "torchao_pt2e": "torchao pt2e",
 }
+"""Modules of ``benchmarks.peers`` that need another interpreter, and their names."""
+WARMING = 2  # steps that are not counted
 
 
-def apply_layer(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """Run a convolution or a linear with another weight."""
-    if isinstance(layer, nn.Conv2d):
-        return nn.functional.conv2d(
-            x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
-        )
-    return nn.functional.linear(x, weight, layer.bias)  # type: ignore[arg-type]
+@dataclass
+class Server:
+    """A process that makes training steps of one variant on request."""
+
+    process: subprocess.Popen[str]
+    times: list[float] = field(default_factory=list)
+    loss: float = float("nan")
+
+    def ask(self, request: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(request + "\n")
+        self.process.stdin.flush()
+        return self.listen()
+
+    def listen(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):  # a tool may greet while it is imported
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        raise SystemExit(f"a process ended early (see --verbose): {self.process.args}")
+
+    def step(self) -> None:
+        answer = self.ask("step")
+        self.times.append(answer["seconds"])
+        self.loss = answer["loss"]
 
 
-def wrap(model: nn.Module, sample: Tensor, make: Any, call: Any) -> nn.Module:
-    """Put the quantizers that ``make`` returns before each convolution and linear."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    seen: dict[nn.Module, Tensor] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda layer, inputs: seen.update({layer: inputs[0]}))
-        for layer in layers
-    ]
-    with torch.no_grad():
-        model.eval()(sample)
-    for handle, layer in zip(handles, layers, strict=True):
-        handle.remove()
-        layer.activation_quantizer, layer.weight_quantizer = make(layer, seen[layer])
-
-        def forward(x: Tensor, layer: Any = layer) -> Tensor:
-            return call(layer, layer.activation_quantizer(x), layer.weight_quantizer(layer.weight))
-
-        layer.forward = forward  # type: ignore[method-assign]
-    return model
+def start(command: list[str], *, own: bool, arguments: argparse.Namespace) -> Server:
+    """Start a server in the root of the repository; a peer does not see our package."""
+    environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads))
+    path = [str(ROOT / "src"), environment.pop("PYTHONPATH", "")]
+    if own:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    options = ["--batch", str(arguments.batch), "--threads", str(arguments.threads)]
+    if arguments.processor_time:
+        options.append("--processor-time")
+    errors = None if arguments.verbose else subprocess.DEVNULL
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True,
+    )  # fmt: skip
+    return Server(process)
 
 
-def serve(pipe: Connection, network: str, variant: str, arguments: argparse.Namespace) -> None:
-    """Run one step for each message, answering with seconds; None ends it with the memory."""
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    inputs = torch.randn(arguments.batch, 3, 32, 32)
-    labels = torch.randint(0, 10, (arguments.batch,))
-    model = VARIANTS[variant](initialize(NETWORKS[network]()), inputs[:8]).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    clock = time.process_time if arguments.cpu else time.perf_counter
-    while pipe.recv():
-        start = clock()
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        pipe.send((clock() - start, loss.item()))
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def measure(network: str, arguments: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
-    """Return seconds per step (median), mebibytes (peak) and the last loss of each variant."""
-    context = multiprocessing.get_context("spawn")
-    workers = {}
-    for variant in arguments.variants:
-        near, far = context.Pipe()
-        process = context.Process(target=serve, args=(far, network, variant, arguments))
-        process.start()
-        workers[variant] = (near, process)
-    times: dict[str, list[float]] = {variant: [] for variant in workers}
-    losses = dict.fromkeys(workers, 0.0)
-    for step in range(arguments.steps + 2):  # the first two warm up
-        for variant, (pipe, _) in workers.items():
-            pipe.send(True)
-            seconds, losses[variant] = pipe.recv()
-            if step >= 2:
-                times[variant].append(seconds)
-    result = {}
-    for variant, (pipe, process) in workers.items():
-        pipe.send(False)
-        result[variant] = (statistics.median(times[variant]), pipe.recv(), losses[variant])
-        process.join()
+def measure(network: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return for each variant: seconds per step, MiB at the peak, loss, what is quantized."""
+    interpreters = {name: ([sys.executable, "-m"], module) for name, module in OWN.items()}
+    for item in arguments.peer:
+        module, _, python = item.partition("=")
+        interpreters[PEERS[module]] = ([python, "-m"], f"benchmarks.peers.{module}")
+    servers: dict[str, Server] = {}
+    prepared: dict[str, float] = {}
+    for name, (python, module) in interpreters.items():
+        command = [*python, *module.split(), "--network", network]
+        servers[name] = start(command, own=name in OWN, arguments=arguments)
+        prepared[name] = servers[name].listen()["prepared"]
+        print(f"# {name} is ready after {prepared[name]:.1f} s", file=sys.stderr, flush=True)
+    for _ in range(arguments.steps + WARMING):
+        for server in servers.values():
+            server.step()
+            time.sleep(0.02)  # threads that still spin would slow down whoever is next
+    result: dict[str, dict[str, Any]] = {}
+    for name, server in servers.items():
+        result[name] = {
+            "seconds": statistics.median(server.times[WARMING:]),
+            "prepared": prepared[name],
+            "loss": server.loss,
+            **server.ask("finish"),
+        }
+        server.process.wait()
     return result
+
+
+def table(result: dict[str, dict[str, Any]]) -> str:
+    """Return one row for each variant, with ratios to floating point."""
+    base = result[BASE]
+    rows = []
+    for name, found in result.items():
+        rows.append(
+            [
+                name,
+                f"{found['seconds'] * 1e3:.0f}",
+                f"{found['seconds'] / base['seconds']:.2f}",
+                f"{found['peak']:.0f}",
+                f"{found['peak'] / base['peak']:.2f}",
+                f"{found['prepared']:.1f}",
+                *(found["coverage"].get(role, "-") for role in ("inputs", "weights", "summands")),
+                f"{found['loss']:.4f}",
+            ]
+        )
+    header = ["", "step, ms", "× FP32", "peak, MiB", "× FP32", "preparation, s",
+              "inputs", "weights", "summands", "last loss"]  # fmt: skip
+    return markdown(header, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON",
+                        help=f"interpreter of another tool; names: {', '.join(PEERS)}")  # fmt: skip
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--cpu", action="store_true", help="count processor time (busy machine; use --threads 1)"
-    )
+    parser.add_argument("--processor-time", action="store_true",
+                        help="count processor time instead (busy machine; with --threads 1)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="JSON file for all results")
+    parser.add_argument("--verbose", action="store_true", help="show what the tools say")
     arguments = parser.parse_args()
-    for network in arguments.network:
-        result = measure(network, arguments)
-        base_time, base_memory, _ = result[arguments.variants[0]]
-        print(f"\n{network}, batch {arguments.batch}, 32×32, {arguments.threads} threads")
-        print(f"{'':<22}{'step, ms':>10}{'×':>7}{'peak, MB':>10}{'×':>7}{'loss':>9}")
-        for variant, (seconds, memory, loss) in result.items():
-            print(
-                f"{variant:<22}{seconds * 1e3:>10.1f}{seconds / base_time:>7.2f}"
-                f"{memory:>10.0f}{memory / base_memory:>7.2f}{loss:>9.4f}"
-            )
+    unknown = [item for item in arguments.peer if item.partition("=")[0] not in PEERS]
+    if unknown:
+        parser.error(f"--peer {unknown[0]}: expected one of {', '.join(PEERS)}, '=', and a path")
+    print(f"{json.dumps(machine())}\n{arguments.threads} threads used")
+    print(f"torch {importlib.metadata.version('torch')}, batch {arguments.batch}, 32×32 pixels")
+    results: dict[str, Any] = {}
+    for network in arguments.networks:
+        results[network] = measure(network, arguments)
+        print(f"\n{network}, medians of {arguments.steps} steps\n\n{table(results[network])}")
+        write(arguments.output, {"machine": machine(), "results": results})
 
 
 if __name__ == "__main__":
