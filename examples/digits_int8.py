@@ -12,6 +12,7 @@ prints what was gained. With ``--data FOLDER`` it uses CIFAR-10 instead, read fr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import statistics
 import time
