@@ -207,9 +207,8 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     float_path = arguments.output / "float.onnx"
     example = test_data[0][0][None]
-    torch.onnx.export(
-        model, (example,), float_path, dynamo=True, external_data=False, verbose=False
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # the exporter warns of its own use of torch
+        torch.onnx.export(model, (example,), float_path, external_data=False, verbose=False)
 
     print("Adding INT8 quantization and fine-tuning")
     nncf_config = register_default_init_args(nncf_config, train_loader)  # line 2
