@@ -18,11 +18,12 @@ from torch import nn
 
 @dataclass
 class Example:
-    """A model and the arguments of one forward."""
+    """A model and the arguments of one forward; ``boxes``: it selects boxes by their scores."""
 
     model: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    boxes: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,8 @@ def _torchvision_case(line: str) -> Case:
         if name in ("inception_v3", "googlenet"):
             settings["init_weights"] = False
         model = get_model(name.rpartition(".")[2], **settings)
-        return Example(model, _torchvision_inputs(name, int(size)))
+        boxes = name.startswith("detection.")
+        return Example(model, _torchvision_inputs(name, int(size)), boxes=boxes)
 
     return Case(f"torchvision/{name}", build)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from nncf.graph.graph import Graph
 from nncf.torch import hooks
+from nncf.torch.provenance import Changes
 from nncf.torch.recorder import Recorder
 from nncf.torch.structure import tensors_in
 
@@ -42,7 +43,7 @@ def _recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         for _, module in modules:
             hooks.detach(module, source)
         hooks.abandon(recorder)
-        recorder.tensors.forget()
+        recorder.finish()
 
 
 _CURRENT: list[Recorder] = []
@@ -78,7 +79,8 @@ class Capture:
 
     ``unused`` names parameters that the forward did not use, ``calls`` the functions that ran
     in each scope (every scope that was entered is there), ``functions`` every function seen,
-    ``hidden`` the operations whose calls ``torch.compile`` does not show.
+    ``hidden`` the operations whose calls ``torch.compile`` does not show, ``changes`` what is
+    changed in place.
     """
 
     graph: Graph
@@ -86,6 +88,7 @@ class Capture:
     calls: Mapping[str, set[str]] = field(default_factory=dict)
     functions: Mapping[Callable[..., Any], str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+    changes: Changes = field(default_factory=Changes)
 
 
 def capture(
@@ -116,5 +119,11 @@ def capture(
     finally:
         _CURRENT.remove(recorder)
     unused = [name for name in recorder.parameters if name not in recorder.tensors.used]
-    hidden = frozenset(recorder.hidden)
-    return Capture(recorder.graph, tuple(unused), recorder.calls, recorder.functions, hidden)
+    return Capture(
+        recorder.graph,
+        unused=tuple(unused),
+        calls=recorder.calls,
+        functions=recorder.functions,
+        hidden=frozenset(recorder.hidden),
+        changes=recorder.tensors.changes,
+    )

@@ -31,8 +31,9 @@ class ScopedMode(TorchFunctionMode):
     """Knows which module is running and which call of a function this is.
 
     ``token`` identifies the model that the mode belongs to. Scopes are texts such as
-    ``LeNet/Conv2d[conv1]``; counters run from the outermost entry to its end. ``tracing`` is
-    "on" but within ``no_nncf_trace`` and ``forward_nncf_trace``.
+    ``LeNet/Conv2d[conv1]``; counters run from the outermost entry to its end. ``gaps``
+    holds a word for each ``no_nncf_trace`` ("closed") or ``forward_nncf_trace`` ("open") that
+    the forward is in. (Lists: the compiler loses track of attributes that are set anew.)
     """
 
     def __init__(self, token: str) -> None:
@@ -40,10 +41,15 @@ class ScopedMode(TorchFunctionMode):
         self.token = token
         self.scopes: list[str] = []
         self.counts: dict[str, int] = {}
-        self.tracing: Literal["on", "off", "forward"] = "on"
+        self.gaps: list[Literal["closed", "open"]] = []
+        self.called: list[bool] = []
 
     def enter_scope(self, scope: str) -> None:
         self.scopes.append(scope)
+
+    def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a function as if the model had called it."""
+        return self.__torch_function__(func, (), args, kwargs)
 
     def next_key(self, name: str) -> str:
         """Return the address of this call of ``name`` and count it."""
@@ -117,12 +123,12 @@ def resuming(
     make_mode: Callable[[], ScopedMode], mode: ScopedMode
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator: its function runs later, in a new mode, where ``mode`` is now."""
-    scopes, counts, tracing = list(mode.scopes), dict(mode.counts), mode.tracing
+    scopes, counts, gaps = list(mode.scopes), dict(mode.counts), list(mode.gaps)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def resumed(*args: Any, **kwargs: Any) -> Any:
             again = make_mode()
-            again.scopes, again.counts, again.tracing = list(scopes), dict(counts), tracing
+            again.scopes, again.counts, again.gaps = list(scopes), dict(counts), list(gaps)
             with again:
                 _ACTIVE.modes.append(again)
                 try:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import operator
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from torch import nn
 
 from nncf.compression.layout import Layout
 from nncf.errors import ModelError
-from nncf.graph.address import Address, Point
-from nncf.graph.graph import Graph
+from nncf.graph.address import Address
 from nncf.torch import hooks, kernels, op_kinds
 from nncf.torch.capture import Capture
 from nncf.torch.checkpointing import follow
 from nncf.torch.rewrites import FUNCTIONS, rewrite_of
+from nncf.torch.sites import Site, baked_parameters, sites_of
 
 NAMES = ("compression", "nncf_compression")
 """Names for the submodule in the user's model: the second where the model has the first itself."""
@@ -38,14 +38,6 @@ _SAVING = frozenset(
 """Operations that keep their operands for the backward pass, and are worth saving that memory."""
 
 
-@dataclass
-class Site:
-    """What runs at one operation: op names by input port, and by output port."""
-
-    before: dict[int, list[str]] = field(default_factory=dict)
-    after: dict[int, list[str]] = field(default_factory=dict)
-
-
 class Compression(nn.Module):
     """All CompressionOps of a model (``ops``, by Insert name) and the sites where they run.
 
@@ -59,6 +51,8 @@ class Compression(nn.Module):
         self.layout = layout
         self.ops = nn.ModuleDict(dict(ops))
         self.sites = sites_of(layout, captured.graph)
+        for key, site in self.sites.items():
+            site.note_changes(key, captured.changes)
         self.hidden = sorted(captured.hidden & self.sites.keys())
         self.baked_parameters = baked_parameters(layout, captured.graph)
         self.rewritten_scopes = frozenset(key.rpartition("/")[0] for key in self.sites)
@@ -83,15 +77,24 @@ class Compression(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         known = op_kinds.named_functions()
         state = dict(self.__dict__)
-        own = {
-            f: name for f, name in self.functions.items() if f not in known and f not in FUNCTIONS
-        }
-        state["functions"] = own
+        own = {f: name for f, name in self.functions.items() if f not in known | FUNCTIONS}
+        state["functions"] = [(_to_pickle(f), name) for f, name in own.items()]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.functions = _functions_of_interest(set(self.names), state["functions"])
+        own = {_from_pickle(f): name for f, name in state["functions"]}
+        self.functions = _functions_of_interest(set(self.names), own)
+
+
+def _to_pickle(function: Any) -> Any:
+    """Return ``torch.ops.<library>.<name>`` as a text: these functions cannot be pickled."""
+    is_operator = isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+    return str(function) if is_operator else function
+
+
+def _from_pickle(function: Any) -> Any:
+    return operator.attrgetter(function)(torch.ops) if isinstance(function, str) else function
 
 
 def _functions_of_interest(
@@ -101,55 +104,6 @@ def _functions_of_interest(
     found = {f: name for f, (name, _) in op_kinds.named_functions().items() if name in names}
     found.update({f: name for f, name in seen.items() if name in names})
     found.update(FUNCTIONS)
-    return found
-
-
-def sites_of(layout: Layout, graph: Graph) -> dict[str, Site]:
-    """Resolve the points of a layout to calls of functions.
-
-    An output point is resolved to the inputs of its consumers where no call can be intercepted
-    (model inputs) or where a consumer reads the tensor behind an in-place operation's back.
-    """
-    sites: dict[str, Site] = {}
-    for insert in layout:
-        for point in insert.points:
-            for actual in _actual_points(point, graph):
-                site = sites.setdefault(actual.address, Site())
-                ports = site.after if actual.kind == "output" else site.before
-                names = ports.setdefault(actual.port, [])
-                if insert.name not in names:
-                    names.append(insert.name)
-    return sites
-
-
-def _actual_points(point: Point, graph: Graph) -> Iterable[Point]:
-    if point.kind != "output" or point.address not in graph:
-        return [point]
-    edges = [e for e in graph.outputs_of(point.address) if e.output_port == point.port]
-    readers = [edge for edge in edges if graph[edge.target].kind.name != "output"]
-    callable_source = graph[point.address].kind.name not in ("input", "constant")
-    if callable_source and not (readers and any(edge.aliased for edge in edges)):
-        return [point]
-    edges = readers or edges
-    return [Point(edge.target, "input", edge.input_port) for edge in edges]
-
-
-def baked_parameters(layout: Layout, graph: Graph) -> dict[str, tuple[str, ...]]:
-    """Return, by Insert name, the parameters that strip may overwrite with compressed values.
-
-    All uses of such a parameter read it directly and go through that one op.
-    """
-    owner = {point: insert.name for insert in layout for point in insert.points}
-    owners: dict[str, set[str | None]] = {}
-    for operation in graph.operations():
-        for parameter in operation.parameters:
-            point = Point(operation.key, "weight", parameter.port)
-            user = owner.get(point) if parameter.direct else None
-            owners.setdefault(parameter.name, set()).add(user)
-    found: dict[str, tuple[str, ...]] = {}
-    for parameter_name, users in owners.items():
-        if len(users) == 1 and (name := next(iter(users))) is not None:
-            found[name] = (*found.get(name, ()), parameter_name)
     return found
 
 
@@ -177,7 +131,7 @@ class Interceptor(hooks.ScopedMode):
     ) -> Any:
         kwargs = kwargs or {}
         functions = self.compression.functions
-        if func not in functions or not self.scopes or self.tracing != "on":
+        if func not in functions or not self.scopes or self.gaps:
             return func(*args, **kwargs)
         if not torch.compiler.is_compiling():
             follow(self)
@@ -190,8 +144,9 @@ class Interceptor(hooks.ScopedMode):
         site = self.compression.sites.get(key)
         if site is None:
             return func(*args, **kwargs)
+        written: list[tuple[torch.Tensor, torch.Tensor]] = []
         if site.before:
-            args, kwargs = self._before(name, site.before, args, kwargs)
+            args, kwargs = self._before(name, site, (args, kwargs), written)
         saving = name in _SAVING and torch.is_grad_enabled()
         # Not while tracing: torch.jit.trace compares lines of code with and without gradients.
         if saving and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
@@ -199,11 +154,12 @@ class Interceptor(hooks.ScopedMode):
                 output = func(*args, **kwargs)
         else:
             output = func(*args, **kwargs)
+        for given, changed in written:
+            if given is not changed:
+                # The model's own tensor, which others may read, has to change too.
+                given.copy_(changed)
+                output = given if output is changed else output
         return self._after(site.after, output) if site.after else output
-
-    def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run a function as if the model had called it (used by rewrites)."""
-        return self.__torch_function__(func, (), args, kwargs)
 
     def _run(self, names: list[str], tensor: torch.Tensor) -> torch.Tensor:
         for name in names:
@@ -211,18 +167,32 @@ class Interceptor(hooks.ScopedMode):
         return tensor
 
     def _before(
-        self, name: str, ports: dict[int, list[str]], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        name: str,
+        site: Site,
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        written: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        port = 0
+        """Return the arguments compressed; note ``(given, compressed)`` where they are written to."""
+        args, kwargs = arguments
+        port = -1
 
         def visit(value: Any) -> Any:
             nonlocal port
             if isinstance(value, torch.Tensor):
-                names = ports.get(port)
                 port += 1
-                return value if names is None else self._run(names, value)
+                if port not in site.before:
+                    return value
+                # What a CompressionOp keeps for its gradient must not change afterwards.
+                source = value.clone() if port in site.overwritten else value
+                result = self._run(site.before[port], source)
+                if port in site.written:
+                    result = result.clone()  # may be a view, into which autograd lets nobody write
+                    written.append((value, result))
+                return result
             if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-                return type(value)([visit(item) for item in value])
+                items = [visit(item) for item in value]
+                return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
             return value
 
         new_args = tuple([visit(value) for value in args])

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import handle_torch_function
 
 from nncf.torch import capture, hooks
 from nncf.torch.op_kinds import OPERATOR_NAME
-from nncf.torch.structure import tensors_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,10 +32,16 @@ def register_operator(name: str | None = None) -> Callable[[Callable[P, R]], Cal
     def register(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def operation(*args: P.args, **kwargs: P.kwargs) -> R:
-            tensors = tuple(tensors_in((args, kwargs)))
-            if has_torch_function(tensors):
-                return handle_torch_function(operation, tensors, *args, **kwargs)  # type: ignore[no-any-return]  # what operation returns
-            return function(*args, **kwargs)
+            mode = hooks.active_mode()
+            if mode is None or mode.gaps:
+                return function(*args, **kwargs)
+            if not mode.called:
+                mode.called.append(True)
+                # The public way to hand a call to the modes; they are off while theirs runs.
+                return handle_torch_function(operation, (), *args, **kwargs)  # type: ignore[no-any-return]  # what operation returns
+            mode.called.pop()  # it is the mode that calls, between its CompressionOps
+            with no_nncf_trace():
+                return function(*args, **kwargs)
 
         setattr(operation, OPERATOR_NAME, name or function.__name__)
         return operation
@@ -67,12 +72,11 @@ def no_nncf_trace() -> Iterator[None]:
     if mode is None:
         yield
         return
-    before = mode.tracing
-    mode.tracing = "off"
+    mode.gaps.append("closed")
     try:
         yield
     finally:
-        mode.tracing = before
+        mode.gaps.pop()
 
 
 @contextmanager
@@ -86,12 +90,11 @@ def forward_nncf_trace() -> Iterator[None]:
     if mode is None:
         yield
         return
-    before = mode.tracing
-    mode.tracing = "forward"
+    mode.gaps.append("open")
     try:
         yield
     finally:
-        mode.tracing = before
+        mode.gaps.pop()
 
 
 def disable_tracing(method: Callable[P, R]) -> Callable[P, R]:

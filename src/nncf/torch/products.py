@@ -137,9 +137,8 @@ def einsum_reason(equation: Any) -> str | None:
     """Return why a call of ``einsum`` has no written-out form."""
     if not isinstance(equation, str):
         return "einsum with indices in lists is one opaque call; write them as an equation"
-    if any(
-        len({*term}) < len(term) for term in equation.replace(" ", "").replace(".", "").split(",")
-    ):
+    terms = equation.partition("->")[0].replace(" ", "").replace(".", "").split(",")
+    if any(len({*term}) < len(term) for term in terms):
         return "einsum with an index twice in one operand is one opaque call"
     return None
 

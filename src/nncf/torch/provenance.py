@@ -9,7 +9,7 @@ them is a change of all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,15 +42,32 @@ class Lineage:
     direct: bool = True
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What changes in place mean for CompressionOps, which put new tensors in the place of others.
+
+    Pairs are operation and input port. ``written``: the operation writes into that input.
+    ``overwritten``: somebody writes into it afterwards. ``cut``: operations that return a view
+    into which somebody writes; a new tensor in its place would not reach what it is a view of.
+    """
+
+    written: set[tuple[str, int]] = field(default_factory=set)
+    overwritten: set[tuple[str, int]] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
+
+
 class Provenance:
     """Origins and lineages of all tensors seen so far."""
 
     def __init__(self, model: nn.Module) -> None:
         self.used: set[str] = set()
+        self.changes = Changes()
         self._origins: dict[int, Origin] = {}
         self._lineages: dict[int, Lineage] = {}
         self._kept: list[torch.Tensor] = []
         self._memory: dict[int, list[torch.Tensor]] = {}
+        self._readers: dict[int, list[tuple[str, int]]] = {}
+        self._views: dict[int, set[str]] = {}
         self.unseen = UnseenCalls()
         for name, parameter in model.named_parameters():
             self._lineages[id(parameter)] = Lineage(name)
@@ -90,9 +107,26 @@ class Provenance:
                 self._lineages[id(tensor)] = Lineage(parameter, direct=False)
                 self._kept.append(tensor)
 
-    def changed(self, tensor: torch.Tensor, source: str) -> None:
-        """Note that ``source`` changed a tensor in place, and so all that show its memory."""
-        for other in self._memory.get(_place(tensor), ()):
+    def read(self, key: str, inputs: Iterable[torch.Tensor]) -> None:
+        """Note that an operation reads tensors, at ports in that order."""
+        for port, tensor in enumerate(inputs):
+            self._readers.setdefault(_place(tensor), []).append((key, port))
+
+    def returned(self, key: str, inputs: Iterable[torch.Tensor], outputs: Iterable[Any]) -> None:
+        """Note what an operation has returned, to tell views from new tensors."""
+        places = {_place(tensor) for tensor in inputs}
+        for tensor in outputs:
+            if _place(tensor) in places:
+                self._views.setdefault(_place(tensor), set()).add(key)
+
+    def changed(self, tensor: torch.Tensor, source: str, port: int) -> None:
+        """Note that ``source`` changed its input in place, and so all that show its memory."""
+        place = _place(tensor)
+        if place:
+            self.changes.written.add((source, port))
+            self.changes.overwritten.update(self._readers.pop(place, ()))
+            self.changes.cut.update(self._views.pop(place, ()))
+        for other in self._memory.get(place, ()):
             if other is not tensor and _overlap(tensor, other):
                 self._origins[id(other)] = Origin(source, aliased=True)
         self.keep(tensor, Origin(source, aliased=True))
@@ -123,6 +157,8 @@ class Provenance:
         """Let go of all tensors."""
         self._kept.clear()
         self._memory.clear()
+        self._readers.clear()
+        self._views.clear()
         self.unseen.made.clear()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ _UNSEEN_REASON = (
     "computed where no function call can be seen: in scripted code, in a C++ extension, or through "
     "NumPy. Write it with torch functions to have it compressed"
 )
+
+_CUT_REASON = "returns a view that is changed in place; a compressed copy would not be"
 
 
 class Recorder(hooks.ScopedMode):
@@ -75,7 +78,7 @@ class Recorder(hooks.ScopedMode):
         kwargs = kwargs or {}
         if not self.scopes or op_kinds.passive(func):
             return self._run(func, args, kwargs)
-        if self.tracing != "on":
+        if self.gaps:
             return self._untraced(func, args, kwargs)
         name, _ = op_kinds.describe(func)
         if name == "__get__":
@@ -91,10 +94,6 @@ class Recorder(hooks.ScopedMode):
         if rewrite is not None:
             return rewrite(self, *args, **kwargs)
         return self._run_noting(key, func, args, kwargs)
-
-    def call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run a function as if the model had called it (used by rewrites)."""
-        return self.__torch_function__(func, (), args, kwargs)
 
     def _run_noting(
         self, key: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -112,7 +111,8 @@ class Recorder(hooks.ScopedMode):
             self.tensors.inherit(inputs, tensors_in(output))
             return output
         self._note_call(key, name, (kind, weights), (inputs, origins), (args, kwargs))
-        changed = [t for t, version in zip(inputs, versions, strict=True) if version != _version(t)]
+        self.tensors.read(key, inputs)
+        changed = [port for port, t in enumerate(inputs) if versions[port] != _version(t)]
         return self._note_results(key, inputs, changed, output)
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -126,11 +126,11 @@ class Recorder(hooks.ScopedMode):
             unseen.watching = before
 
     def _untraced(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function unseen; with "forward" its results pass for its first known argument."""
+        """Run a function unseen; in an open gap its results pass for its first known argument."""
         inputs = list(op_kinds.tensor_arguments("", args, kwargs))
         output = self._run(func, args, kwargs)
         known = [origin for tensor in inputs if (origin := self.tensors.origin(tensor))]
-        if self.tracing == "forward" and known:
+        if self.gaps[-1] == "open" and known:
             for tensor in tensors_in(output):
                 if self.tensors.origin(tensor) is None:
                     # What ran may have changed the values: an op for the source's output must
@@ -139,7 +139,7 @@ class Recorder(hooks.ScopedMode):
         return output
 
     def _note_results(
-        self, key: str, inputs: list[torch.Tensor], changed: list[torch.Tensor], output: Any
+        self, key: str, inputs: list[torch.Tensor], changed: list[int], output: Any
     ) -> Any:
         """Note what a call made, and what it changed in place; return what the model gets.
 
@@ -147,14 +147,16 @@ class Recorder(hooks.ScopedMode):
         returned: only there a CompressionOp at the operation's output has an effect.
         """
         given = {id(tensor) for tensor in inputs}
-        for tensor in changed:
-            self.tensors.changed(tensor, key)
+        for port in changed:
+            self.tensors.changed(inputs[port], key, port)
         if isinstance(output, torch.Tensor) and id(output) in given:
             if isinstance(output, nn.Parameter) or output.is_sparse:
                 return output
             if self.tensors.lineage(output) is not None:
                 return output
             output = output.view_as(output)
+        if not changed:
+            self.tensors.returned(key, inputs, tensors_in(output))
         for port, tensor in enumerate(tensors_in(output)):
             if id(tensor) not in given:
                 self.tensors.keep(tensor, Origin(key, port, aliased=key in self.hidden))
@@ -244,6 +246,13 @@ class Recorder(hooks.ScopedMode):
             ignored_algorithms=registration_of(module).ignored_algorithms,
             unreached=unreached,
         )
+
+    def finish(self) -> None:
+        """Mark the operations that a CompressionOp would cut off from what they are a view of."""
+        for key in self.tensors.changes.cut:
+            if key in self.graph and self.graph[key].unreached is None:
+                self.graph.add_operation(replace(self.graph[key], unreached=_CUT_REASON))
+        self.tensors.forget()
 
     # parameters ----------------------------------------------------------------------------
 

@@ -41,9 +41,9 @@ _KEEPS_CHANNELS = frozenset(["dropout", "pad", "max_pool", "max_unpool", "identi
 
 _TWO_OPERANDS = (
     MULTIPLIES - {"lstm", "gru"}
-    | frozenset(["add", "subtract", "multiply", "divide", "maximum", "minimum", "power"])
-    | frozenset(["floor_mod", "compare", "logical"])
+    | frozenset(["add", "subtract", "multiply", "maximum", "minimum", "compare", "logical"])
 )
+"""Kinds whose second operand is quantized too. Not divisors: a small one would become zero."""
 _ADDS_FIRST_ARGUMENT = frozenset(["addmm", "baddbmm"])
 
 
