@@ -85,7 +85,8 @@ class Operation:
 class Edge:
     """A tensor going from output ``output_port`` of ``source`` to input ``input_port`` of ``target``.
 
-    ``shape`` includes the batch axis. ``aliased`` marks a consumer that reads the tensor
+    ``shape`` includes the batch axis. ``dtype`` is "other" for booleans, complex numbers and
+    masks (minus infinity where attention is not allowed), which no algorithm touches. ``aliased`` marks a consumer that reads the tensor
     through an object that an in-place operation changed behind its back, or whose producer
     cannot always be intercepted: a CompressionOp for this tensor must run at the consumer's
     input, not at the producer's output.

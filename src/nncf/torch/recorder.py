@@ -15,6 +15,7 @@ from nncf.graph.address import Address
 from nncf.graph.graph import DType, Edge, Graph, Operation, Parameter
 from nncf.graph.kinds import KINDS, WEIGHTED, Kind
 from nncf.torch import call_attributes, hooks, op_kinds
+from nncf.torch.masks import Masks
 from nncf.torch.provenance import Lineage, Origin, Provenance
 from nncf.torch.registration import registration_of
 from nncf.torch.rewrites import SOURCES, rewrite_of, unreached_reason
@@ -38,6 +39,7 @@ class Recorder(hooks.ScopedMode):
         super().__init__(uuid.uuid4().hex)
         self.graph = Graph()
         self.tensors = Provenance(model)
+        self.masks = Masks()
         self.calls: dict[str, set[str]] = {}
         self.functions: dict[Callable[..., Any], str] = {}
         self.hidden: set[str] = set()
@@ -55,12 +57,13 @@ class Recorder(hooks.ScopedMode):
     def add_input(self, tensor: torch.Tensor) -> None:
         """Make a tensor the model's next input."""
         self.tensors.keep(tensor, Origin(self._new_end("input")))
+        self.masks.add_if_huge(tensor)
 
     def add_output(self, tensor: torch.Tensor) -> None:
         """Make a tensor the model's next output."""
         origin = self._origin(tensor)
         if origin is not None:
-            self.graph.add_edge(_edge(origin, self._new_end("output"), 0, tensor))
+            self.graph.add_edge(self._edge(origin, self._new_end("output"), 0, tensor))
 
     def _new_end(self, kind: str, name: str | None = None) -> str:
         name = name or f"nncf_model_{kind}"
@@ -110,10 +113,16 @@ class Recorder(hooks.ScopedMode):
         if all(origin is None for origin in origins) and kind.name not in WEIGHTED:
             self.tensors.inherit(inputs, tensors_in(output))
             return output
+        for tensor, origin in zip(inputs, origins, strict=True):
+            if origin is None and self.tensors.lineage(tensor) is None:
+                self.masks.add_if_huge(tensor)
         self._note_call(key, name, (kind, weights), (inputs, origins), (args, kwargs))
         self.tensors.read(key, inputs)
         changed = [port for port, t in enumerate(inputs) if versions[port] != _version(t)]
-        return self._note_results(key, inputs, changed, output)
+        result = self._note_results(key, inputs, changed, output)
+        made = [*tensors_in(result), *(inputs[port] for port in changed)]
+        self.masks.note(kind, (args, kwargs), inputs, made)
+        return result
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that has been seen: what it does inside is not unseen."""
@@ -189,7 +198,7 @@ class Recorder(hooks.ScopedMode):
             self._operation(key, UNSEEN, KINDS["unknown"], {}, weights, _UNSEEN_REASON)
         )
         for port, (ancestor, origin) in enumerate(sources):
-            self.graph.add_edge(_edge(origin, key, port, ancestor))
+            self.graph.add_edge(self._edge(origin, key, port, ancestor))
         self.tensors.keep(tensor, Origin(key))
         return Origin(key)
 
@@ -211,7 +220,7 @@ class Recorder(hooks.ScopedMode):
         for port, (tensor, origin) in enumerate(zip(*tensors, strict=True)):
             source = origin if origin is not None or port in ports else self._constant(tensor)
             if source is not None and source.source != key:  # not what an earlier time step made
-                self.graph.add_edge(_edge(source, key, port, tensor))
+                self.graph.add_edge(self._edge(source, key, port, tensor))
 
     def _constant(self, tensor: torch.Tensor) -> Origin | None:
         """Add a constant to the graph; None for parameters, buffers, scalars and integers."""
@@ -222,6 +231,13 @@ class Recorder(hooks.ScopedMode):
         origin = Origin(self._new_end("constant", "nncf_external"))
         self.tensors.keep(tensor, origin)
         return origin
+
+    def _edge(self, origin: Origin, target: str, port: int, tensor: torch.Tensor) -> Edge:
+        kind: DType = "float" if tensor.is_floating_point() else "integer"
+        if tensor.dtype is torch.bool or tensor.is_complex() or tensor in self.masks:
+            kind = "other"
+        shape = tuple(tensor.shape)
+        return Edge(origin.source, target, origin.port, port, shape, kind, origin.aliased)
 
     def _operation(
         self,
@@ -253,6 +269,7 @@ class Recorder(hooks.ScopedMode):
             if key in self.graph and self.graph[key].unreached is None:
                 self.graph.add_operation(replace(self.graph[key], unreached=_CUT_REASON))
         self.tensors.forget()
+        self.masks.forget()
 
     # parameters ----------------------------------------------------------------------------
 
@@ -318,11 +335,3 @@ def _without_parameter(
     if any(origin is None and t.dim() > 1 and t.is_floating_point() for t, origin in pairs):
         return "its weight is a buffer or a plain tensor, not a parameter"
     return None
-
-
-def _edge(origin: Origin, target: str, port: int, tensor: torch.Tensor) -> Edge:
-    kind: DType = "float" if tensor.is_floating_point() else "integer"
-    if tensor.dtype is torch.bool or tensor.is_complex():
-        kind = "other"
-    shape = tuple(tensor.shape)
-    return Edge(origin.source, target, origin.port, port, shape, kind, origin.aliased)
