@@ -154,7 +154,7 @@ EXAMPLES: Mapping[str, Example] = {
             {"sample_size": [1, 1, 1, 1], "keyword": "scale"},
         ],
         _named,
-    ),  # fmt: skip
+    ),
     "recurrent": Example(Recurrent, {"sample_size": [1, 7], "type": "long"}, _words),
     "transformer": Example(Transformer, {"sample_size": [1, 5, 8]}, _rand(5, 8)),
     "branching": Example(Branching, {"sample_size": [1, 8]}, _rand(8)),

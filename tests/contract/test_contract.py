@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import nncf
 from nncf import algorithms
-from tests.contract.cases import CASES, Case, compress, config_of, trained
+from tests.contract.cases import BY_NAME, CASES, Case, compress, config_of, trained
 from tests.contract.comparing import call, equal, gradients, same, unequal
 from tests.contract.models import EXAMPLES, Example, logits
 
@@ -29,6 +29,7 @@ PAIRS = [
     for name in case.models
 ]
 FIRST = [pytest.param(case, EXAMPLES[case.models[0]], id=case.name) for case in CASES]
+STATIC = [pair for pair in PAIRS if pair.values[1] is not EXAMPLES["branching"]]
 every_pair = pytest.mark.parametrize(("case", "example"), PAIRS)
 every_case = pytest.mark.parametrize(("case", "example"), FIRST)
 
@@ -80,28 +81,40 @@ def test_creation_leaves_modes_and_random_stream_alone(case: Case, example: Exam
 
 
 class Broken(nncf.NNCFDataLoader):
-    """Its second batch fails."""
+    """Fails in the second batch of the ``fatal``-th time that it is read."""
 
     batch_size = 4
 
-    def __init__(self, example: Example) -> None:
-        self.example = example
+    def __init__(self, example: Example, fatal: int) -> None:
+        self.example, self.fatal, self.times = example, fatal, 0
 
     def __iter__(self) -> Any:
+        self.times += 1
         yield self.example.batch(0)
-        raise OSError("the disk is gone")
+        if self.times == self.fatal:
+            raise OSError("the disk is gone")
 
 
 @every_pair
-def test_failed_creation_leaves_the_model_as_it_was(case: Case, example: Example) -> None:
+@pytest.mark.parametrize("fatal", [1, 2])
+def test_failed_creation_leaves_the_model_as_it_was(
+    case: Case, example: Example, fatal: int
+) -> None:
     """After an error in the middle: no hook, no attribute, no key, no changed buffer is left."""
     model = example.fresh()
     twin, hooks = copy.deepcopy(model), hook_counts(model)
     attributes, modes = set(vars(model)), [m.training for m in model.modules()]
     stream = torch.get_rng_state()
-    config = nncf.register_default_init_args(config_of(case, example), Broken(example))
-    with pytest.raises(OSError, match="the disk is gone"):
+    loader = Broken(example, fatal)
+    config = nncf.register_default_init_args(config_of(case, example), loader)
+    try:
         nncf.create_compressed_model(model, config, dump_graphs=False)
+    except OSError:
+        assert loader.times == fatal
+    else:  # a model without batch norms reads the data once
+        assert loader.times < fatal
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        return
     assert set(vars(model)) == attributes
     assert hook_counts(model) == hooks
     assert [m.training for m in model.modules()] == modes
@@ -174,7 +187,7 @@ def test_strip_computes_the_same_bits(case: Case, example: Example) -> None:
     assert same(call(nncf.strip(model, do_copy=False), example), expected)
 
 
-@every_pair
+@pytest.mark.parametrize(("case", "example"), STATIC)
 def test_export_computes_what_strip_computes(case: Case, example: Example, tmp_path: Path) -> None:
     """The ONNX file gives in ONNX Runtime what the stripped model gives, but for rare flips."""
     runtime = pytest.importorskip("onnxruntime")
@@ -190,6 +203,16 @@ def test_export_computes_what_strip_computes(case: Case, example: Example, tmp_p
     outputs = session.run(None, feeds)
     scale = abs(expected).max()
     assert min(abs(o - expected).max() for o in outputs if o.shape == expected.shape) < 0.05 * scale
+
+
+def test_export_of_a_branching_model_says_why_not(tmp_path: Path) -> None:
+    """A model that branches by its data has no file: an ExportError, and nothing is left."""
+    controller, model = trained(BY_NAME["int8"], EXAMPLES["branching"])
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(nncf.ExportError):
+        controller.export_model(str(tmp_path / "model.onnx"))
+    assert list(tmp_path.iterdir()) == []
+    assert [module.training for module in model.modules()] == modes
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -302,7 +325,9 @@ class Closures(nn.Module):
 @pytest.mark.parametrize("kind", ["non-reentrant", "reentrant"])
 def test_checkpointed_functions(kind: str) -> None:
     """Functions and shared modules that are recomputed get the quantizers of their first run."""
-    example = Example(lambda: Closures("none"), {"sample_size": [1, 8]}, EXAMPLES["branching"].inputs)
+    example = Example(
+        lambda: Closures("none"), {"sample_size": [1, 8]}, EXAMPLES["branching"].inputs
+    )
     _, model = trained(CASES[0], example)
     model.train()
     expected = gradients(model, example)
@@ -315,7 +340,12 @@ def test_checkpointed_functions(kind: str) -> None:
         assert all(torch.allclose(found[n], g, exact, exact) for n, g in expected.items())
 
 
-COMPILED = [pair for pair in PAIRS if pair.values[1].model.__name__ != "Branching"]
+# Compiling takes seconds: these few here, all others with -m slow.
+QUICK = {"int8-residual", "int8-shared", "asymmetric, logarithmic-residual"}
+COMPILED = [
+    pytest.param(*pair.values, id=pair.id, marks=() if pair.id in QUICK else pytest.mark.slow)
+    for pair in STATIC
+]
 
 
 @pytest.mark.parametrize(("case", "example"), COMPILED)

@@ -17,15 +17,26 @@ from tests.contract.training import train
 
 HALF, WHOLE = 3, 6  # three epochs of two steps: the cut is in the middle of the second
 MODULE = "tests.contract.training"
-CUT = [pytest.param(case, name, id=f"{case.name}-{name}")
-       for case in CASES for name in case.models[:1]]  # fmt: skip
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+ROOT = Path(__file__).resolve().parents[2]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
 
-def run(command: list[str], root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, check=False
-    )
+def run(launcher: list[str], runs: list[str]) -> None:
+    """Make training runs in processes of their own, those of all cases in the same ones."""
+    command = [sys.executable, "-m", *launcher, MODULE, *runs]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def planned(case: Case, first: int, last: int, before: Path | str, out: Path) -> str:
+    return f"{case.name}:{case.models[0]}:{first}:{last}:{before}:{out}"
+
+
+def load(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(path, weights_only=True)
+    return found
 
 
 def differences(one: Any, other: Any) -> list[str]:
@@ -33,38 +44,58 @@ def differences(one: Any, other: Any) -> list[str]:
     return [key for key in one if not same(one[key], other[key])]
 
 
-@pytest.mark.parametrize(("case", "model"), CUT)
-def test_resumed_run_repeats_every_bit(case: Case, model: str, tmp_path: Path, root: Path) -> None:
-    """2N steps give the bits of N steps, save, new process, load, N steps."""
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the checkpoints of a whole run and of the two halves of another."""
+    folder = tmp_path_factory.mktemp("alone")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    whole = train(case.name, model, range(WHOLE))
-    torch.save(train(case.name, model, range(HALF)), tmp_path / "half.pt")
+    for case in CASES:
+        for name, steps in {"whole": WHOLE, "half": HALF}.items():
+            torch.save(
+                train(case.name, case.models[0], range(steps)), folder / f"{case.name}-{name}.pt"
+            )
     torch.set_num_threads(threads)
-    arguments = f"{HALF}:{WHOLE}:{tmp_path}/half.pt:{tmp_path}/end.pt"
-    run([MODULE, case.name, model, arguments], root)
-    assert differences(whole, torch.load(tmp_path / "end.pt", weights_only=True)) == []
+    run([], [planned(case, HALF, WHOLE, folder / f"{case.name}-half.pt", folder / f"{case.name}-end.pt")
+             for case in CASES])  # fmt: skip
+    return folder
 
 
-@pytest.mark.parametrize(("case", "model"), CUT)
-def test_resumed_parallel_run_repeats_every_bit(
-    case: Case, model: str, tmp_path: Path, root: Path
-) -> None:
-    """The same with two processes of torchrun, whose parameters agree all the way."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", MODULE]
-    first = [f"0:{WHOLE}::{tmp_path}/whole{{rank}}.pt", f"0:{HALF}::{tmp_path}/half{{rank}}.pt",
-             f"0:0::{tmp_path}/start{{rank}}.pt"]  # fmt: skip
-    run([*torchrun, case.name, model, *first], root)
-    second = f"{HALF}:{WHOLE}:{tmp_path}/half{{rank}}.pt:{tmp_path}/end{{rank}}.pt"
-    run([*torchrun, case.name, model, second], root)
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return such a folder of two processes of torchrun, with checkpoints of each rank."""
+    folder = tmp_path_factory.mktemp("parallel")
+    paths = {(c.name, part): folder / f"{c.name}-{part}-{{rank}}.pt"
+             for c in CASES for part in ("start", "half", "whole", "end")}  # fmt: skip
+    moments = {"start": 0, "half": HALF, "whole": WHOLE}
+    run(TORCHRUN, [planned(case, 0, last, "", paths[case.name, part])
+                   for case in CASES for part, last in moments.items()])  # fmt: skip
+    run(TORCHRUN, [planned(case, HALF, WHOLE, paths[case.name, "half"], paths[case.name, "end"])
+                   for case in CASES])  # fmt: skip
+    return folder
 
-    def load(name: str) -> dict[str, Any]:
-        return torch.load(tmp_path / name, weights_only=True)
 
-    for moment in ("start", "half", "whole"):
-        one, other = load(f"{moment}0.pt"), load(f"{moment}1.pt")
-        trained = [key for key in one["model"] if "running_" not in key]
-        assert [key for key in trained if not same(one["model"][key], other["model"][key])] == []
+@every_case
+def test_resumed_run_repeats_every_bit(case: Case, alone: Path) -> None:
+    """2N steps give the bits of N steps, save, new process, load, N steps."""
+    whole, half, end = (load(alone / f"{case.name}-{part}.pt") for part in ("whole", "half", "end"))
+    assert differences(whole, end) == []
+    assert set(differences(whole, half)) >= {"model", "optimizer", "compression_state"}
+
+
+@every_case
+def test_resumed_parallel_run_repeats_every_bit(case: Case, parallel: Path) -> None:
+    """The same with DistributedDataParallel, on each rank."""
     for rank in (0, 1):
-        assert differences(load(f"whole{rank}.pt"), load(f"end{rank}.pt")) == []
-    assert differences(load("start0.pt"), load("whole0.pt")) != []
+        whole, end = (load(parallel / f"{case.name}-{part}-{rank}.pt") for part in ("whole", "end"))
+        assert differences(whole, end) == []
+
+
+@every_case
+def test_ranks_agree(case: Case, parallel: Path) -> None:
+    """From different weights and data, all ranks have the same ranges and weights all the way."""
+    for part in ("start", "half", "whole", "end"):
+        one, other = (load(parallel / f"{case.name}-{part}-{rank}.pt")["model"] for rank in (0, 1))
+        learned = [key for key in one if "running_" not in key]  # each rank sees its own batches
+        assert any(".compression." in key for key in learned)
+        assert [key for key in learned if not same(one[key], other[key])] == []

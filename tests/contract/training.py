@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run that can be cut in two: alone, or as one of several processes of torchrun.
 
-``python -m tests.contract.training CASE MODEL FIRST:LAST:CHECKPOINT:OUT …`` trains the steps
+``python -m tests.contract.training CASE:MODEL:FIRST:LAST:CHECKPOINT:OUT …`` trains the steps
 FIRST to LAST − 1, from CHECKPOINT (empty: from scratch), and saves everything to OUT; ``{rank}``
-in paths is replaced by the number of the process.
+is replaced by the number of the process.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def train(case_name: str, model_name: str, steps: range, checkpoint: Any = None)
     }
 
 
-def main(case: str, model: str, *runs: str) -> None:
+def main(*runs: str) -> None:
     """Make the runs of the command line, one after the other."""
     torch.set_num_threads(1)
     rank = 0
@@ -73,11 +73,10 @@ def main(case: str, model: str, *runs: str) -> None:
         dist.init_process_group("gloo")
         rank = dist.get_rank()
     for run in runs:
-        first, last, checkpoint, out = run.split(":")
-        path = checkpoint.format(rank=rank)
-        before = torch.load(path, weights_only=True) if path else None
+        case, model, first, last, checkpoint, out = run.format(rank=rank).split(":")
+        before = torch.load(checkpoint, weights_only=True) if checkpoint else None
         after = train(case, model, range(int(first), int(last)), before)
-        torch.save(after, Path(out.format(rank=rank)))
+        torch.save(after, Path(out))
     if dist.is_initialized():
         dist.destroy_process_group()
 

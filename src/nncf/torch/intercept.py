@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
 from nncf.compression.layout import Layout
 from nncf.errors import ModelError
@@ -64,12 +65,10 @@ class Compression(nn.Module):
         return inputs[0] if len(inputs) == 1 else inputs
 
     def make_mode(self, module: nn.Module) -> hooks.ScopedMode:
-        if self.hidden and torch.compiler.is_compiling():
-            # Without fullgraph=True this makes the compiler leave the model to eager execution.
+        if self.hidden and (torch.compiler.is_compiling() or get_eval_frame_callback() is not None):
             raise ModelError(
                 f"torch.compile cannot compress the inputs of {self.hidden[0]}: it does not show "
-                "calls of this function. Call the function of torch.nn.functional without "
-                '"inplace" that it stands for, or put the operation into ignored_scopes.'
+                "calls of this function. Put the operation into ignored_scopes, or train eagerly."
             )
         # A DataParallel replica has a copy of this submodule on its own device.
         return Interceptor(compression_of(module) or self)
