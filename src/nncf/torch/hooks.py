@@ -10,8 +10,10 @@ CompressionOps that stand at the address. Nothing is patched and no module is re
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -43,6 +45,7 @@ class ScopedMode(TorchFunctionMode):
         self.counts: dict[str, int] = {}
         self.gaps: list[Literal["closed", "open"]] = []
         self.called: list[bool] = []
+        self.entry: FrameType | None = None
 
     def enter_scope(self, scope: str) -> None:
         self.scopes.append(scope)
@@ -95,8 +98,12 @@ class EnterScope:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         modes = _ACTIVE.modes
+        if modes and "/" not in self.scope and not torch.compiler.is_compiling():
+            _abandon_interrupted()
         if not modes or modes[-1].token != self.source.token:
             mode = self.source.make_mode(module)
+            if not torch.compiler.is_compiling():
+                mode.entry = sys._getframe(1)
             mode.__enter__()
             modes.append(mode)
         modes[-1].enter_scope(self.scope)
@@ -105,14 +112,15 @@ class EnterScope:
 class LeaveScope:
     """Forward hook that also runs after an exception: pop the scope, leave the mode at the end."""
 
-    def __init__(self, source: ModeSource) -> None:
+    def __init__(self, scope: str, source: ModeSource) -> None:
+        self.scope = scope
         self.source = source
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         modes = _ACTIVE.modes
-        if not modes:
-            return
-        mode = modes[-1]
+        mode = modes[-1] if modes else None
+        if mode is None or mode.token != self.source.token or mode.scopes[-1:] != [self.scope]:
+            return  # another pre-hook failed before the scope was entered
         mode.scopes.pop()
         if not mode.scopes:
             modes.pop()
@@ -150,6 +158,18 @@ def abandon(mode: ScopedMode) -> None:
             last.__exit__(None, None, None)
 
 
+def _abandon_interrupted() -> None:
+    """Leave modes whose forward no longer runs: Ctrl-C in a notebook ends it without our hooks."""
+    running = set()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        running.add(frame)
+        frame = frame.f_back
+    for mode in list(_ACTIVE.modes):
+        if mode.entry is not None and mode.entry not in running:
+            abandon(mode)
+
+
 def attach(module: nn.Module, scope: str, source: ModeSource) -> None:
     """Register both hooks on one module; the pre-hook runs first, the forward hook last.
 
@@ -158,7 +178,7 @@ def attach(module: nn.Module, scope: str, source: ModeSource) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         return
     module.register_forward_pre_hook(EnterScope(scope, source), prepend=True)
-    module.register_forward_hook(LeaveScope(source), always_call=True)
+    module.register_forward_hook(LeaveScope(scope, source), always_call=True)
 
 
 def detach(module: nn.Module, source: ModeSource) -> None:
