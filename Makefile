@@ -9,13 +9,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Torch comes first and pinned: left to choose, pip may bring gigabytes of GPU libraries.
-# Options may follow, for instance
-#   make setup TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+# Options of pip may follow: make setup TORCH='torch==2.13.0 --index-url …'
 TORCH ?= torch==2.13.0
 # More words for the tool behind a verb: make test ARGS='-m slow tests/torch'
 ARGS ?=
-# One benchmark alone: make bench BENCH=latency
-BENCH ?= $(shell grep -l '^if __name__' benchmarks/*.py)
+# One benchmark alone: make bench BENCH=latency. These need neither data nor other tools;
+# benchmarks/README.md has all.
+BENCH ?= import_time creation kernels training_step latency
 
 .PHONY: help setup demo test fix check bench docs house
 
@@ -54,8 +54,8 @@ check: setup ## lint, format, types, layers
 	$(BIN)/lint-imports
 
 bench: setup ## print the figures of the README, measured here
-	@for file in $(BENCH); do \
-	  name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
+	@for name in $(BENCH); do \
+	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
 	done
 
 docs: setup ## rewrite the option tables in docs/, check the links
