@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and peak memory of a training step: INT8 against floating point and other tools.
 
-    python -m benchmarks.training_step [--networks resnet18 mobilenet_v2] [--steps 15]
+    python -m benchmarks.training_step [--networks resnet18 mobilenet_v2] [--steps 9]
         [--peer nncf219=PYTHON] [--peer brevitas=PYTHON] [--peer torchao_pt2e=PYTHON]
 
 Each variant lives in a process of its own: peak memory is per process, and a peer runs in the
@@ -96,15 +96,17 @@ def start(command: list[str], *, own: bool, arguments: argparse.Namespace) -> Se
 
 def measure(network: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return for each variant: seconds per step, MiB at the peak, loss, what is quantized."""
-    interpreters = {name: ([sys.executable, "-m"], module) for name, module in OWN.items()}
+    commands = {name: [sys.executable, "-m", *what.split()] for name, what in OWN.items()}
     for item in arguments.peer:
         module, _, python = item.partition("=")
-        interpreters[PEERS[module]] = ([python, "-m"], f"benchmarks.peers.{module}")
+        program = str(Path(python).absolute())
+        commands[PEERS[module]] = [program, "-m", f"benchmarks.peers.{module}"]
     servers: dict[str, Server] = {}
     prepared: dict[str, float] = {}
-    for name, (python, module) in interpreters.items():
-        command = [*python, *module.split(), "--network", network]
-        servers[name] = start(command, own=name in OWN, arguments=arguments)
+    for name, command in commands.items():
+        servers[name] = start(
+            [*command, "--network", network], own=name in OWN, arguments=arguments
+        )
         prepared[name] = servers[name].listen()["prepared"]
         print(f"# {name} is ready after {prepared[name]:.1f} s", file=sys.stderr, flush=True)
     for _ in range(arguments.steps + WARMING):
@@ -150,7 +152,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON",
                         help=f"interpreter of another tool; names: {', '.join(PEERS)}")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--processor-time", action="store_true",

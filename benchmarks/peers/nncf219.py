@@ -26,7 +26,7 @@ from nncf.torch import create_compressed_model, register_default_init_args
 
 
 class Batches:
-    """A loader that yields the given batches, the last with nothing but zeros as targets."""
+    """A loader of the given batches, with zeros as targets."""
 
     def __init__(self, *batches: Tensor) -> None:
         self.batches = batches
