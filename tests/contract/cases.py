@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -56,6 +57,17 @@ CASES = (
 )
 
 BY_NAME = {case.name: case for case in CASES}
+
+PAIRS = [
+    pytest.param(case, EXAMPLES[name], id=f"{case.name}-{name}")
+    for case in CASES
+    for name in case.models
+]
+FIRST = [pytest.param(case, EXAMPLES[case.models[0]], id=case.name) for case in CASES]
+STATIC = [pair for pair in PAIRS if pair.values[1] is not EXAMPLES["branching"]]
+every_pair = pytest.mark.parametrize(("case", "example"), PAIRS)
+every_case = pytest.mark.parametrize(("case", "example"), FIRST)
+every_static_pair = pytest.mark.parametrize(("case", "example"), STATIC)
 
 
 class Batches(NNCFDataLoader):
