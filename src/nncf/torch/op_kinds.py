@@ -184,6 +184,8 @@ _PASSIVE_NAMES = frozenset(
 )
 
 
+_USUAL_ORDER = ("self", "input", "tensors", "condition", "mat1", "mat2", "other", "weight", "bias")
+
 CREATING = frozenset(
     ["new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "zeros_like", "ones_like"]
     + ["empty_like", "full_like", "rand_like", "randn_like", "randint_like"]
@@ -281,7 +283,7 @@ def tensor_arguments(
 
 def keyword_order(name: str, kwargs: Mapping[str, Any]) -> list[str]:
     """Return keyword names with the tensor arguments of known functions in signature order."""
-    order = _TENSOR_ORDER.get(name, ())
+    order = _TENSOR_ORDER.get(name, _USUAL_ORDER)
     rank = {key: index for index, key in enumerate(order)}
     return sorted(kwargs, key=lambda key: rank.get(key, len(order)))
 
