@@ -53,7 +53,7 @@ class Algorithm(ABC):
     def op_from_state(state: Mapping[str, Any]) -> OpDescription:
         """Rebuild one op description from ``OpDescription.to_state()``."""
 
-    def initialize(self, compressed: Compressed) -> None:
+    def initialize(self, compressed: Compressed) -> None:  # noqa: B027  # most need no data
         """Set the ops' parameters from data; called once, not when state is restored."""
 
     @abstractmethod

@@ -33,7 +33,7 @@ class Controller:
         """Return the term to add to the training loss; 0.0 where the algorithm has none."""
         return 0.0
 
-    def statistics(self, quickly_collected_only: bool = False) -> Statistics:
+    def statistics(self, quickly_collected_only: bool = False) -> Statistics:  # noqa: ARG002  # all are quick
         """Return what is compressed and how far; prints as tables."""
         return Statistics()
 

@@ -46,6 +46,9 @@ class Tolerance:
     output: float = 0.3
 
 
+DEFAULT_TOLERANCE = Tolerance()
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One tensor of the trained model against the same one of the deployed file.

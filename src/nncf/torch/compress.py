@@ -38,7 +38,7 @@ from nncf.torch.structure import tensors_in
 _LOGGER = logging.getLogger("nncf")
 
 
-def create_compressed_model(
+def create_compressed_model(  # noqa: PLR0913  # the documented signature
     model: nn.Module,
     config: NNCFConfig | Mapping[str, Any],
     compression_state: Mapping[str, Any] | None = None,

@@ -61,9 +61,7 @@ class Deployment:
     @property
     def labels(self) -> dict[str, str]:
         """For each quantizer's call the name that a report shows: its point, where it has one."""
-        return {
-            probe.call: probe.label.rpartition("compression.ops.")[2] for probe in self.probes
-        }
+        return {probe.call: probe.label.rpartition("compression.ops.")[2] for probe in self.probes}
 
     def write(self, path: Path) -> Path:
         if self.kind == "openvino":

@@ -27,7 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from nncf.compression.parity import Comparison, ParityReport, Tolerance, compare
+from nncf.compression.parity import (
+    DEFAULT_TOLERANCE,
+    Comparison,
+    ParityReport,
+    Tolerance,
+    compare,
+)
 from nncf.errors import ExportError, MissingDependency, UnsupportedFormat
 from nncf.torch.fake_quantize_calls import DeployedValues
 
@@ -87,7 +93,7 @@ class Proof:
 
     reference: Callable[..., Any] | None = None
     further: Sequence[Samples] = ()
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = DEFAULT_TOLERANCE
 
 
 def export(
@@ -232,13 +238,8 @@ def compare_outputs(
         results = file(fed(deployment, given))
         deployed.append([np.asarray(results[name]) for name in deployment.output_names])
     return tuple(
-        compare(name, batched(a), batched(b))
-        for name, a, b in zip(
-            deployment.output_names,
-            zip(*trained, strict=True),
-            zip(*deployed, strict=True),
-            strict=True,
-        )  # fmt: skip
+        compare(name, batched([one[k] for one in trained]), batched([one[k] for one in deployed]))
+        for k, name in enumerate(deployment.output_names)
     )
 
 

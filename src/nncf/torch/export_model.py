@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf.compression.parity import ParityReport, Tolerance
+from nncf.compression.parity import DEFAULT_TOLERANCE, ParityReport, Tolerance
 from nncf.config import NNCFConfig
 from nncf.torch.calibration import batch_size
 from nncf.torch.export import Naming, Proof, Samples, export
@@ -23,7 +23,7 @@ _COMPARED = 16
 """Samples on which the outputs of the file are compared with the trained model's."""
 
 
-def export_model(
+def export_model(  # noqa: PLR0913  # the documented signature
     model: nn.Module,
     config: NNCFConfig,
     path: str | Path,
@@ -60,7 +60,7 @@ def export_model(
         strip_compressed(trained),
         path,
         example_inputs=samples[0],
-        proof=Proof(trained, samples[1:], tolerance or Tolerance()),
+        proof=Proof(trained, samples[1:], tolerance or DEFAULT_TOLERANCE),
         save_format=save_format,
         naming=Naming(input_names, output_names),
     )

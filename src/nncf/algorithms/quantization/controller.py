@@ -77,7 +77,7 @@ class QuantizationController(Controller):
             return self.scheduler.compression_stage()
         return CompressionStage.FULLY_COMPRESSED
 
-    def statistics(self, quickly_collected_only: bool = False) -> Statistics:
+    def statistics(self, quickly_collected_only: bool = False) -> Statistics:  # noqa: ARG002  # all are quick
         return Statistics(quantization=self._collect())
 
     def _collect(self) -> QuantizationStatistics:

@@ -39,9 +39,8 @@ MULTIPLIES = (WEIGHTED - EMBEDDINGS) | {"matmul", "lstm", "gru"}
 # Kinds that keep axis 1 as it is: ranges per channel stay valid when a quantizer moves past.
 _KEEPS_CHANNELS = frozenset(["dropout", "pad", "max_pool", "max_unpool", "identity"])
 
-_TWO_OPERANDS = (
-    MULTIPLIES - {"lstm", "gru"}
-    | frozenset(["add", "subtract", "multiply", "maximum", "minimum", "compare", "logical"])
+_TWO_OPERANDS = MULTIPLIES - {"lstm", "gru"} | frozenset(
+    ["add", "subtract", "multiply", "maximum", "minimum", "compare", "logical"]
 )
 """Kinds whose second operand is quantized too. Not divisors: a small one would become zero."""
 _ADDS_FIRST_ARGUMENT = frozenset(["addmm", "baddbmm"])
