@@ -45,6 +45,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "per-tensor weights": {"weights": {"per_channel": False}},
     "no overflow fix": {"overflow_fix": "disable"},
+    "per-tensor weights, no overflow fix": {
+        "weights": {"per_channel": False},
+        "overflow_fix": "disable",
+    },
     "preset mixed": {"preset": "mixed"},
     **{f"range {name}": {"initializer": {"range": {"type": name}}} for name in RANGE_TYPES[1:]},
 }
