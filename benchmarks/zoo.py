@@ -208,7 +208,11 @@ def _unreached(graph: Graph) -> dict[str, str]:
     """Return the operations that hide something from compression, and why."""
     found = {}
     for operation in graph.operations():
-        weights = [item.name for item in operation.parameters if len(item.shape) > 1]
+        weights = [
+            item.name
+            for item in operation.parameters
+            if sum(size > 1 for size in item.shape) > 1  # not factors of channels
+        ]
         if operation.unreached is not None:
             found[operation.key] = operation.unreached
         elif operation.kind.name == "unknown" and weights:

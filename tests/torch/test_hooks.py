@@ -215,6 +215,18 @@ def test_interrupt() -> None:
     assert source.keys == ["Slow/Sequential[inner]/ReLU[0]/relu_0", "Slow/relu_0"]
 
 
+def test_modes_that_nothing_leaves() -> None:
+    """What was entered within the context and not left, in whatever order, is left at its end."""
+    model = Block()
+    attach(model)
+    with hooks.leaving_all_modes():
+        for hook in model._forward_pre_hooks.values():
+            hook(model, ())
+        Tape(Source()).__enter__()
+    assert hooks.active_mode() is None
+    assert _get_current_function_mode() is None
+
+
 def test_recursion() -> None:
     """A model that calls itself counts on within the same forward."""
 

@@ -98,6 +98,29 @@ def test_views_that_are_written_to_are_unreached() -> None:
     assert find(graph, "sigmoid_0").unreached is None
 
 
+def test_views_whose_origin_nobody_reads_again_are_reached() -> None:
+    """A change of a view matters only to those who read the tensor behind it afterwards."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y = torch.sigmoid(x)[:, :2]
+        y += 1
+        return torch.tanh(y)
+
+    assert find(graph_of(forward), "__getitem___0").unreached is None
+
+
+def test_parts_filled_one_by_one() -> None:
+    """A constant that is filled through its parts comes from what filled it."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        batch = x.new_zeros(2, 6)
+        for row, values in zip(batch, torch.relu(x)[:, 0, 0], strict=True):
+            row.copy_(values)
+        return torch.tanh(batch)
+
+    assert sources(graph_of(forward), "tanh_0") == ["copy__1"]
+
+
 def test_output_argument() -> None:
     """What is written to out= comes from the operation that wrote it."""
 

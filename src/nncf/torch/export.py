@@ -35,6 +35,7 @@ from nncf.compression.parity import (
     compare,
 )
 from nncf.errors import ExportError, MissingDependency, UnsupportedFormat
+from nncf.torch import hooks
 from nncf.torch.fake_quantize_calls import DeployedValues
 
 Array = NDArray[Any]
@@ -179,7 +180,7 @@ def quiet_export(model: nn.Module, samples: Samples, *, opset: int | None) -> An
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), hooks.leaving_all_modes():
             warnings.simplefilter("ignore")
             return torch.onnx.export(
                 model,

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode
 
 
 class _ActiveModes(threading.local):
@@ -98,11 +99,11 @@ class EnterScope:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         modes = _ACTIVE.modes
-        if modes and "/" not in self.scope and not torch.compiler.is_compiling():
-            _abandon_interrupted()
+        if modes and "/" not in self.scope and not torch.compiler.is_dynamo_compiling():
+            abandon_interrupted()
         if not modes or modes[-1].token != self.source.token:
             mode = self.source.make_mode(module)
-            if not torch.compiler.is_compiling():
+            if not torch.compiler.is_dynamo_compiling():
                 mode.entry = sys._getframe(1)
             mode.__enter__()
             modes.append(mode)
@@ -158,8 +159,11 @@ def abandon(mode: ScopedMode) -> None:
             last.__exit__(None, None, None)
 
 
-def _abandon_interrupted() -> None:
-    """Leave modes whose forward no longer runs: Ctrl-C in a notebook ends it without our hooks."""
+def abandon_interrupted() -> None:
+    """Leave modes whose forward no longer runs.
+
+    Ctrl-C in a notebook, and a failure under ``torch.export``, end a forward without its hooks.
+    """
     running = set()
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -168,6 +172,22 @@ def _abandon_interrupted() -> None:
     for mode in list(_ACTIVE.modes):
         if mode.entry is not None and mode.entry not in running:
             abandon(mode)
+
+
+@contextmanager
+def leaving_all_modes() -> Iterator[None]:
+    """Leave, at the end, every mode that was entered within and not left.
+
+    A forward that fails under ``torch.export`` is not left by its hooks; the exporter then
+    leaves our mode in place of its own, which stays.
+    """
+    before = torch._C._len_torch_function_stack()
+    try:
+        yield
+    finally:
+        abandon_interrupted()
+        while torch._C._len_torch_function_stack() > before:
+            _pop_mode()
 
 
 def attach(module: nn.Module, scope: str, source: ModeSource) -> None:

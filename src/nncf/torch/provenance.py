@@ -9,6 +9,7 @@ them is a change of all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +48,8 @@ class Changes:
     """What changes in place mean for CompressionOps, which put new tensors in the place of others.
 
     Pairs are operation and input port. ``written``: the operation writes into that input.
-    ``overwritten``: somebody writes into it afterwards. ``cut``: operations that return a view
-    into which somebody writes; a new tensor in its place would not reach what it is a view of.
+    ``overwritten``: somebody writes into it afterwards. ``cut``: operations between a tensor that is read and a view of it
+    into which somebody has written; what is written into a copy would not reach the tensor.
     """
 
     written: set[tuple[str, int]] = field(default_factory=set)
@@ -68,6 +69,7 @@ class Provenance:
         self._memory: dict[int, list[torch.Tensor]] = {}
         self._readers: dict[int, list[tuple[str, int]]] = {}
         self._views: dict[int, set[str]] = {}
+        self._cut_if_read: dict[int, frozenset[str]] = {}
         self.unseen = UnseenCalls()
         for name, parameter in model.named_parameters():
             self._lineages[id(parameter)] = Lineage(name)
@@ -111,6 +113,7 @@ class Provenance:
         """Note that an operation reads tensors, at ports in that order."""
         for port, tensor in enumerate(inputs):
             self._readers.setdefault(_place(tensor), []).append((key, port))
+            self.changes.cut.update(self._cut_if_read.pop(id(tensor), ()))
 
     def returned(self, key: str, inputs: Iterable[torch.Tensor], outputs: Iterable[Any]) -> None:
         """Note what an operation has returned, to tell views from new tensors."""
@@ -125,15 +128,15 @@ class Provenance:
         if place:
             self.changes.written.add((source, port))
             self.changes.overwritten.update(self._readers.pop(place, ()))
-            self.changes.cut.update(self._views.pop(place, ()))
         for other in self._memory.get(place, ()):
             if other is not tensor and _overlap(tensor, other):
+                self._cut_if_read[id(other)] = frozenset(self._views.get(place, ()))
                 self._origins[id(other)] = Origin(source, aliased=True)
         self.keep(tensor, Origin(source, aliased=True))
 
     def guess(self, tensor: torch.Tensor) -> Origin | None:
         """Return the origin of another tensor in the same memory, for one never seen."""
-        for other in self._memory.get(_place(tensor), ()):
+        for other in reversed(self._memory.get(_place(tensor), ())):
             origin = self._origins[id(other)]
             return Origin(origin.source, origin.port, aliased=True)
         return None
@@ -159,6 +162,7 @@ class Provenance:
         self._memory.clear()
         self._readers.clear()
         self._views.clear()
+        self._cut_if_read.clear()
         self.unseen.made.clear()
 
 
@@ -187,6 +191,16 @@ class UnseenCalls(TorchDispatchMode):
                     for key in (id(tensor), -_place(tensor)):
                         self.made[key] = (tensor, inputs)
         return output
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """Note nothing within."""
+        before = self.watching
+        self.watching = False
+        try:
+            yield
+        finally:
+            self.watching = before
 
     def inputs_of(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return the inputs of the unseen call that made the tensor, or one in its memory."""

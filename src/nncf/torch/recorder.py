@@ -63,7 +63,9 @@ class Recorder(hooks.ScopedMode):
         """Make a tensor the model's next output."""
         origin = self._origin(tensor)
         if origin is not None:
-            self.graph.add_edge(self._edge(origin, self._new_end("output"), 0, tensor))
+            end = self._new_end("output")
+            self.tensors.read(end, [tensor])
+            self.graph.add_edge(self._edge(origin, end, 0, tensor))
 
     def _new_end(self, kind: str, name: str | None = None) -> str:
         name = name or f"nncf_model_{kind}"
@@ -78,21 +80,24 @@ class Recorder(hooks.ScopedMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        with self.tensors.unseen.looking_away():  # what runs from here on has been seen
+            return self._see(func, args, kwargs or {})
+
+    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.scopes or op_kinds.passive(func):
-            return self._run(func, args, kwargs)
+            return func(*args, **kwargs)
         if self.gaps:
             return self._untraced(func, args, kwargs)
         name, _ = op_kinds.describe(func)
         if name == "__get__":
-            return self._run(func, args, kwargs)
+            return func(*args, **kwargs)
         key = self.next_key(name)
         self.functions[func] = name
         if op_kinds.hidden_from_compilers(func):
             self.hidden.add(key)
         self.calls[self.scopes[-1]].add(name)
         if func in SOURCES:
-            return self._note_source(key, name, self._run(func, args, kwargs))
+            return self._note_source(key, name, func(*args, **kwargs))
         rewrite = rewrite_of(name, args, kwargs)
         if rewrite is not None:
             return rewrite(self, *args, **kwargs)
@@ -105,7 +110,7 @@ class Recorder(hooks.ScopedMode):
         name, kind = op_kinds.describe(func)
         inputs = list(op_kinds.tensor_arguments(name, args, kwargs))
         versions = [_version(tensor) for tensor in inputs]
-        output = self._run(func, args, kwargs)
+        output = func(*args, **kwargs)
         if name in op_kinds.CREATING or not inputs:
             return output
         origins = [self._origin(tensor) for tensor in inputs]
@@ -124,20 +129,10 @@ class Recorder(hooks.ScopedMode):
         self.masks.note(kind, (args, kwargs), inputs, made)
         return result
 
-    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function that has been seen: what it does inside is not unseen."""
-        unseen = self.tensors.unseen
-        before = unseen.watching
-        unseen.watching = False
-        try:
-            return func(*args, **kwargs)
-        finally:
-            unseen.watching = before
-
     def _untraced(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function unseen; in an open gap its results pass for its first known argument."""
         inputs = list(op_kinds.tensor_arguments("", args, kwargs))
-        output = self._run(func, args, kwargs)
+        output = func(*args, **kwargs)
         known = [origin for tensor in inputs if (origin := self.tensors.origin(tensor))]
         if self.gaps[-1] == "open" and known:
             for tensor in tensors_in(output):
