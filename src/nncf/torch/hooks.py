@@ -182,10 +182,12 @@ def leaving_all_modes() -> Iterator[None]:
     leaves our mode in place of its own, which stays.
     """
     before = torch._C._len_torch_function_stack()
+    active = len(_ACTIVE.modes)
     try:
         yield
     finally:
-        abandon_interrupted()
+        for mode in _ACTIVE.modes[active:]:
+            abandon(mode)
         while torch._C._len_torch_function_stack() > before:
             _pop_mode()
 
