@@ -8,6 +8,7 @@ is replaced by the number of the process.
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def main(*runs: str) -> None:
         after = train(case, model, range(int(first), int(last)), before)
         torch.save(after, Path(out))
     if dist.is_initialized():
+        gc.collect()  # no wrapper of a finished run may outlive the processes' connections
+        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -318,3 +319,21 @@ def test_hooks_only_where_needed() -> None:
     compress(model, "Sequential/Sequential[0]/ReLU[0]/relu_0|OUTPUT")
     hooked = [path for path, m in model.named_modules() if m._forward_hooks]
     assert hooked == ["", "0", "0.0"]
+
+
+def test_a_forward_leaves_nothing_to_collect() -> None:
+    """What a step has made is freed when it ends, without the garbage collector."""
+
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(torch.cat([x, x]))
+
+    model = net(forward)
+    compress(model, "Net/relu_0|OUTPUT", "Net/cat_0|INPUT1")
+    model(torch.rand(2, 4))
+    gc.collect()
+    gc.disable()
+    try:
+        model(torch.rand(2, 4, requires_grad=True)).sum().backward()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

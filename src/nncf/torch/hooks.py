@@ -125,6 +125,7 @@ class LeaveScope:
         mode.scopes.pop()
         if not mode.scopes:
             modes.pop()
+            mode.entry = None  # a frame keeps all its tensors
             mode.__exit__(None, None, None)
 
 
@@ -155,6 +156,7 @@ def abandon(mode: ScopedMode) -> None:
     while mode in _ACTIVE.modes:
         last = _ACTIVE.modes.pop()
         last.scopes.clear()
+        last.entry = None
         if _get_current_function_mode() is last:
             last.__exit__(None, None, None)
 

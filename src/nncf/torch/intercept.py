@@ -174,31 +174,40 @@ class Interceptor(hooks.ScopedMode):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments compressed; note ``(given, compressed)`` where they are written to."""
         args, kwargs = arguments
-        port = -1
-
-        def visit(value: Any) -> Any:
-            nonlocal port
-            if isinstance(value, torch.Tensor):
-                port += 1
-                if port not in site.before:
-                    return value
-                # What a CompressionOp keeps for its gradient must not change afterwards.
-                source = value.clone() if port in site.overwritten else value
-                result = self._run(site.before[port], source)
-                if port in site.written:
-                    result = result.clone()  # may be a view, into which autograd lets nobody write
-                    written.append((value, result))
-                return result
-            if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-                items = [visit(item) for item in value]
-                return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-            return value
-
-        new_args = tuple([visit(value) for value in args])
+        seen = [0]  # a closure over a number would refer to itself and keep the forward alive
+        new_args = tuple([self._compressed(value, site, seen, written) for value in args])
         if not kwargs:
             return new_args, kwargs
-        changed = {key: visit(kwargs[key]) for key in op_kinds.keyword_order(name, kwargs)}
+        changed = {
+            key: self._compressed(kwargs[key], site, seen, written)
+            for key in op_kinds.keyword_order(name, kwargs)
+        }
         return new_args, {key: changed[key] for key in kwargs}
+
+    def _compressed(
+        self,
+        value: Any,
+        site: Site,
+        seen: list[int],
+        written: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> Any:
+        """Return one argument with its tensors compressed; ``seen`` counts tensors so far."""
+        if isinstance(value, torch.Tensor):
+            port = seen[0]
+            seen[0] += 1
+            if port not in site.before:
+                return value
+            # What a CompressionOp keeps for its gradient must not change afterwards.
+            source = value.clone() if port in site.overwritten else value
+            result = self._run(site.before[port], source)
+            if port in site.written:
+                result = result.clone()  # may be a view, into which autograd lets nobody write
+                written.append((value, result))
+            return result
+        if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+            items = [self._compressed(item, site, seen, written) for item in value]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return value
 
     def _after(self, ports: dict[int, list[str]], output: Any) -> Any:
         if isinstance(output, torch.Tensor):
