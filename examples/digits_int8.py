@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import statistics
 import time
 import zipfile
@@ -194,6 +195,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses packages that we don't use
 
     nncf_config = NNCFConfig.from_json(HERE / "configs" / "digits_int8.json")  # line 1
     nncf_config["log_dir"] = str(arguments.output)
