@@ -14,6 +14,7 @@ from torch import nn
 
 import nncf
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+from nncf.torch import hooks
 
 BATCH = (torch.ones(8, 3, 8, 8), torch.zeros(8))
 
@@ -106,6 +107,16 @@ def test_an_interruption_changes_nothing(at: int) -> None:
     before = snapshot(model)
     with pytest.raises(KeyboardInterrupt):
         create_compressed_model(model, config(Interrupted(at)))
+    assert is_same(before, snapshot(model))
+    assert hooks.active_mode() is None
+
+
+def test_weights_of_another_model_change_nothing() -> None:
+    """A state dict that does not fit is refused after initialisation; the model is as it was."""
+    model = network()
+    before = snapshot(model)
+    with pytest.raises(nncf.CheckpointError):
+        create_compressed_model(model, config([BATCH]), {"other.weight": torch.ones(1)})
     assert is_same(before, snapshot(model))
 
 

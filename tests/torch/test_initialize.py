@@ -284,9 +284,12 @@ def test_batch_norms_follow_the_data_with_their_momentum() -> None:
 
 def test_a_model_without_batch_norms_is_not_run() -> None:
     """Without a running statistic, or with 0 samples, the loader is not touched."""
-    adapt_batch_norm(nn.Sequential(nn.Linear(5, 1), nn.LayerNorm(1)), [None], 10)
-    adapt_batch_norm(nn.BatchNorm1d(5, track_running_stats=False), [None], 10)
-    adapt_batch_norm(Normed(), [None], 0)
+    taken: list[int] = []
+    loader = (taken.append(index) for index in range(9))
+    adapt_batch_norm(nn.Sequential(nn.Linear(5, 1), nn.LayerNorm(1)), loader, 10)
+    adapt_batch_norm(nn.BatchNorm1d(5, track_running_stats=False), loader, 10)
+    adapt_batch_norm(Normed(), loader, 0)
+    assert taken == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), "wrong shape"])

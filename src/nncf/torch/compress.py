@@ -26,7 +26,7 @@ from nncf.compression.dot import write_dot
 from nncf.compression.layout import Layout, Skip, merge
 from nncf.config import NNCFConfig
 from nncf.errors import CheckpointError, ConfigError, ModelError
-from nncf.torch import initialize
+from nncf.torch import hooks, initialize
 from nncf.torch.capture import Capture, capture
 from nncf.torch.distributed import agree, is_main_process
 from nncf.torch.inputs import example_arguments
@@ -108,13 +108,18 @@ class _Plan:
 def _carry_out(
     plan: _Plan, model: nn.Module, weights: Mapping[str, Any] | None
 ) -> CompressionController:
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     compression = _install(model, merge(plan.layouts.values()), plan.captured)
     try:
-        controller = _finish(plan, model, compression)
+        with hooks.leaving_all_modes():  # Ctrl-C ends a forward without its hooks
+            controller = _finish(plan, model, compression)
         if weights is not None:
             load_state(model, weights, is_resume=True)
     except BaseException:
         uninstall(model)
+        with torch.no_grad():
+            for buffer, value in before:  # batch norms may have been adapted already
+                buffer.copy_(value)
         raise
     return controller
 
@@ -199,7 +204,8 @@ def _run_capture(
     mark_outputs: Callable[[Any], Any] | None,
 ) -> Capture:
     try:
-        return capture(model, forward, inputs=inputs, mark_outputs=mark_outputs)
+        with hooks.leaving_all_modes():
+            return capture(model, forward, inputs=inputs, mark_outputs=mark_outputs)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
         raise ModelError(
