@@ -120,11 +120,14 @@ class Options(BaseModel):
     Subclasses list fields with ``option`` and override ``rules`` (what must hold between
     fields) and ``remarks`` (what is legal but has no effect or looks like a slip). ``former``
     lists keys of earlier releases, which are read with a warning. ``adaptive`` says whether the
-    loop that searches for the best compression rate can drive the algorithm.
+    loop that searches for the best compression rate can drive the algorithm. ``role`` is what
+    only one algorithm of a configuration can do, as a sentence without a subject ("decides which
+    single weights are zero"); empty where nothing is in its way.
     """
 
     former: ClassVar[tuple[Former, ...]] = ()
     adaptive: ClassVar[bool] = False
+    role: ClassVar[str] = ""
 
     model_config = ConfigDict(
         frozen=True,

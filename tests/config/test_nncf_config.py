@@ -124,7 +124,7 @@ def test_learning_rate_multiplier_of_the_algorithm_wins():
             "compression": [
                 {"algorithm": "quantization"},
                 {"algorithm": "rb_sparsity", "compression_lr_multiplier": 0.5},
-                {"algorithm": "const_sparsity"},
+                {"algorithm": "filter_pruning"},
             ],
         }
     )

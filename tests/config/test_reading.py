@@ -348,3 +348,11 @@ def test_any_json_is_read_or_refused_in_words(section, name, top):
         message = str(error)
     for words in ("validation error", "Input should", "another value"):
         assert words not in message
+
+
+@pytest.mark.parametrize("first", ["rb_sparsity", "const_sparsity"])
+def test_two_algorithms_of_one_role_are_refused(first):
+    """Two algorithms that decide the same thing are named, with the reason."""
+    (line,) = wrong(compression=[{"algorithm": first}, {"algorithm": "magnitude_sparsity"}])
+    assert line.startswith('compression[1]: "magnitude_sparsity" decides which single weights are ')
+    assert f'so does "{first}"' in line

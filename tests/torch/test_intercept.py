@@ -25,6 +25,7 @@ from nncf.torch.intercept import Compression, compression_of, install, uninstall
 @dataclass(frozen=True)
 class Description:
     algorithm: ClassVar[str] = "test"
+    tag: ClassVar[str] = ""
 
     def to_state(self) -> dict[str, Any]:
         return {}

@@ -12,6 +12,8 @@ from nncf.options import Count, Flag, Level, Options, Positive, PositiveNumber, 
 
 TORCH = ("torch",)
 
+SPARSITY_ROLE = "decides which single weights are zero"
+
 # Keys of a schedule's section that are read by one kind of schedule only.
 _READ_BY = {
     "polynomial": ("update_per_optimizer_step", "steps_per_epoch", "power", "concave"),

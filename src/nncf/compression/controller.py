@@ -23,7 +23,6 @@ class Controller:
     """
 
     name = "none"
-    maximal_compression_rate = 1.0
 
     def __init__(self) -> None:
         self.scheduler: Scheduler = Scheduler()
@@ -42,8 +41,20 @@ class Controller:
 
     @property
     def compression_rate(self) -> float | None:
-        """Share of the model taken away so far; None where the algorithm has no such number."""
+        """Share of the model taken away so far; None where the algorithm has no such number.
+
+        A rate that is set takes the place of the schedule's. Algorithms without one ignore it.
+        """
         return None
+
+    @compression_rate.setter
+    def compression_rate(self, rate: float) -> None:
+        pass
+
+    @property
+    def maximal_compression_rate(self) -> float:
+        """The greatest rate that can be set."""
+        return 1.0
 
     def disable_scheduler(self) -> None:
         """Stop the schedule where it is (the accuracy-aware loops set the rate themselves)."""
@@ -141,8 +152,18 @@ class CompressionController(Controller):
 
     @property
     def compression_rate(self) -> float | None:
-        rates = [c.compression_rate for c in self.child_ctrls if c.compression_rate is not None]
-        return sum(rates) / len(rates) if rates else None
+        rates = [child.compression_rate for child in self.child_ctrls]
+        known = [rate for rate in rates if rate is not None]
+        return sum(known) / len(known) if known else None
+
+    @compression_rate.setter
+    def compression_rate(self, rate: float) -> None:
+        for child in self.child_ctrls:
+            child.compression_rate = rate
+
+    @property
+    def maximal_compression_rate(self) -> float:
+        return min((child.maximal_compression_rate for child in self.child_ctrls), default=1.0)
 
     def disable_scheduler(self) -> None:
         for child in self.child_ctrls:

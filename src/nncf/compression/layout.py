@@ -19,10 +19,12 @@ class OpDescription(Protocol):
     """What a CompressionOp is, as a value: a frozen dataclass such as ``Scheme``.
 
     ``algorithm`` names the folder under ``nncf/algorithms`` whose backend files build the
-    running op from this description; ``to_state`` returns JSON-able data.
+    running op from this description; ``tag`` tells ops of several algorithms at one point
+    apart; ``to_state`` returns JSON-able data.
     """
 
     algorithm: ClassVar[str]
+    tag: ClassVar[str]
 
     def to_state(self) -> dict[str, Any]: ...
 
@@ -31,8 +33,9 @@ class OpDescription(Protocol):
 class Insert:
     """One CompressionOp and all the points where it runs (several share one op and its state).
 
-    ``name`` is the op's key in checkpoints: ``label``, or else the first point as text. A label
-    is for tensors without a point of their own: a model input, quantized at its readers, is
+    ``name`` is the op's key in checkpoints: ``label``, or else the first point as text, with the
+    ``tag`` of the op's kind behind it (``LeNet/Conv2d[conv1]/conv2d_0|WEIGHT|MASK``; quantizers
+    have none). A label is for tensors without a point of their own: a model input, quantized at its readers, is
     ``/nncf_model_input_0|OUTPUT``. ``shape`` is the shape of the op's parameters (``(1,)`` per
     tensor, ones but for the channel axis per channel). ``reason`` says for a reader why the op
     is here.
@@ -47,7 +50,8 @@ class Insert:
 
     @property
     def name(self) -> str:
-        return self.label or str(self.points[0])
+        name = self.label or str(self.points[0])
+        return f"{name}|{self.op.tag}" if self.op.tag else name
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class Statistics:
     """Statistics of all algorithms of a model: one attribute per algorithm, by its name.
 
     An algorithm that the model does not have is None (``statistics.quantization``). Iterates
-    over ``(name, statistics)``; each part has ``to_str()``.
+    over ``(name, statistics)``; each part has ``to_str()``, and ``tensorboard()`` where it has
+    numbers to draw over time.
     """
 
     def __init__(self, **parts: Any) -> None:
@@ -58,3 +59,13 @@ class Statistics:
 
     def __repr__(self) -> str:
         return self.to_str() or "no statistics"
+
+
+def prepare_for_tensorboard(statistics: Statistics) -> dict[str, float]:
+    """Return the numbers of all algorithms that are worth drawing over time, by their tags.
+
+    ``for tag, value in prepare_for_tensorboard(controller.statistics()).items():
+    writer.add_scalar(tag, value, epoch)``
+    """
+    drawn = (part.tensorboard() for _, part in statistics if hasattr(part, "tensorboard"))
+    return {tag: value for part in drawn for tag, value in part.items()}

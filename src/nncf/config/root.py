@@ -81,6 +81,7 @@ class RootOptions(Options):
 def rules_between(root: RootOptions) -> Iterator[Problem]:
     """Yield what is wrong between the sections of ``root``."""
     yield from _duplicates(root)
+    yield from _rivals(root)
     yield from _presets(root)
     yield from _adaptive(root)
 
@@ -99,6 +100,19 @@ def _duplicates(root: RootOptions) -> Iterator[Problem]:
                 f"compression[{first[_name(item)]}]; join the two sections.",
             )
         first.setdefault(_name(item), index)
+
+
+def _rivals(root: RootOptions) -> Iterator[Problem]:
+    """Yield the algorithms that would undo each other's work."""
+    first: dict[str, str] = {}
+    for index, item in enumerate(root.compression):
+        other = first.setdefault(item.role, _name(item)) if item.role else _name(item)
+        if other != _name(item):
+            yield Problem(
+                ("compression", index),
+                f': "{_name(item)}" {item.role}, and so does "{other}"; each would undo what the '
+                "other does. Keep one of the two.",
+            )
 
 
 def _presets(root: RootOptions) -> Iterator[Problem]:

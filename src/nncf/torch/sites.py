@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nncf.compression.layout import Layout
@@ -64,17 +64,40 @@ def _actual_points(point: Point, graph: Graph) -> Iterable[Point]:
 def baked_parameters(layout: Layout, graph: Graph) -> dict[str, tuple[str, ...]]:
     """Return, by Insert name, the parameters that strip may overwrite with compressed values.
 
-    All uses of such a parameter read it directly and go through that one op.
+    All uses of such a parameter read it directly and go through the same ops in the same order.
     """
-    owner = {point: insert.name for insert in layout for point in insert.points}
-    owners: dict[str, set[str | None]] = {}
+    chains: dict[Point, tuple[str, ...]] = {}
+    for insert in layout:
+        for point in insert.points:
+            chains[point] = (*chains.get(point, ()), insert.name)
+    uses: dict[str, set[tuple[str, ...]]] = {}
     for operation in graph.operations():
         for parameter in operation.parameters:
             point = Point(operation.key, "weight", parameter.port)
-            user = owner.get(point) if parameter.direct else None
-            owners.setdefault(parameter.name, set()).add(user)
+            chain = chains.get(point, ()) if parameter.direct else ()
+            uses.setdefault(parameter.name, set()).add(chain)
     found: dict[str, tuple[str, ...]] = {}
-    for parameter_name, users in owners.items():
-        if len(users) == 1 and (name := next(iter(users))) is not None:
-            found[name] = (*found.get(name, ()), parameter_name)
+    for parameter_name, different in uses.items():
+        if len(different) == 1:
+            for name in next(iter(different)):
+                found[name] = (*found.get(name, ()), parameter_name)
     return found
+
+
+def spent_inserts(
+    layout: Layout, graph: Graph, baked: Mapping[str, Sequence[str]]
+) -> frozenset[str]:
+    """Return the names of Inserts that have nothing left to do once their parameters are baked."""
+    written = {
+        (Point(operation.key, "weight", parameter.port), parameter.name)
+        for operation in graph.operations()
+        for parameter in operation.parameters
+    }
+    return frozenset(
+        insert.name
+        for insert in layout
+        if all(
+            any((point, name) in written for name in baked.get(insert.name, ()))
+            for point in insert.points
+        )
+    )

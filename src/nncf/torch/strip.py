@@ -11,7 +11,7 @@ from torch import nn
 
 from nncf.compression.layout import Insert
 from nncf.errors import NotCompressed
-from nncf.torch.intercept import Compression, compression_of
+from nncf.torch.intercept import Compression, compression_of, uninstall
 
 _LOGGER = logging.getLogger("nncf")
 
@@ -32,26 +32,36 @@ def strip(model: nn.Module, do_copy: bool = True) -> nn.Module:
 def strip_compressed(model: nn.Module, do_copy: bool = True) -> nn.Module:
     """Return a model that computes the same bits in evaluation mode with native operators only.
 
-    Weights are on their grid already; activations pass through
-    ``torch.fake_quantize_per_tensor_affine`` or its per-channel form, which exporters know. With
+    Weights carry what compression did to them; activations pass through
+    ``torch.fake_quantize_per_tensor_affine`` or its per-channel form, which exporters know. A
+    model that needs none of these is left without hooks and without ``compression``. With
     ``do_copy`` the given model stays as it is, otherwise it is changed.
     """
     stripped = copy.deepcopy(model) if do_copy else model
     compression = compression_of(stripped)
     assert compression is not None
     parameters = dict(stripped.named_parameters())
+    native = {insert.name: _native(insert, compression) for insert in compression.layout}
     with torch.no_grad():
         for insert in compression.layout:
             op = compression.ops[insert.name]
             if getattr(op, "enabled", True):
                 _bake(insert, op, parameters, compression)
-    for insert in compression.layout:
-        op = compression.ops[insert.name]
-        compression.ops[insert.name] = (
-            op.native() if getattr(op, "enabled", True) else nn.Identity()
-        )
+    for name, module in native.items():
+        compression.ops[name] = module
     compression.requires_grad_(False)
+    if all(type(module) is nn.Identity for module in native.values()):
+        uninstall(stripped)
     return stripped
+
+
+def _native(insert: Insert, compression: Compression) -> nn.Module:
+    """Return what stays at the Insert's points: nothing where a baked mask has done its work."""
+    op = compression.ops[insert.name]
+    is_spent = insert.name in compression.spent_once_baked
+    if not getattr(op, "enabled", True) or (is_spent and getattr(op, "spent_once_baked", False)):
+        return nn.Identity()
+    return op.native()
 
 
 def _bake(

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from nncf.algorithms.batchnorm_adaptation.options import BatchnormAdaptationOptions
-from nncf.algorithms.sparsity_options import ScopeOptions, SparsitySchedule
+from nncf.algorithms.sparsity_options import SPARSITY_ROLE, ScopeOptions, SparsitySchedule
 from nncf.options import Level, Options, option
 
 
@@ -54,6 +54,7 @@ class MagnitudeSparsityOptions(ScopeOptions):
     """Settings of ``{"algorithm": "magnitude_sparsity"}``."""
 
     adaptive: ClassVar[bool] = True
+    role: ClassVar[str] = SPARSITY_ROLE
 
     algorithm: Literal["magnitude_sparsity"] = option("magnitude_sparsity", "Names this algorithm.")
     sparsity_init: Level = option(0.0, "Level at the start of training.")

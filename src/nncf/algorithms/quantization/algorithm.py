@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
 from nncf.algorithms.quantization.controller import QuantizationController
 from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.placement import plan
@@ -15,12 +15,10 @@ from nncf.algorithms.quantization.ranges import calibrations
 from nncf.algorithms.quantization.scheme import Scheme
 from nncf.compression.algorithm import Algorithm, Compressed
 from nncf.compression.layout import Layout
-from nncf.config.structures import BNAdaptationInitArgs, QuantizationRangeInitArgs
-from nncf.errors import ConfigError, DataError
+from nncf.config.structures import QuantizationRangeInitArgs
+from nncf.errors import ConfigError
 from nncf.graph.graph import Graph
 from nncf.graph.scopes import Scopes
-
-_LOGGER = logging.getLogger("nncf")
 
 
 class QuantizationAlgorithm(Algorithm):
@@ -59,10 +57,17 @@ class QuantizationAlgorithm(Algorithm):
 
     def initialize(self, compressed: Compressed) -> None:
         self._initialize_ranges(compressed)
-        self._adapt_batch_norm(compressed)
+        adapt(
+            compressed,
+            self.options.initializer.batchnorm_adaptation,
+            explicit="batchnorm_adaptation" in self.options.initializer.model_fields_set,
+        )
 
     def _initialize_ranges(self, compressed: Compressed) -> tuple[str, ...]:
-        loader, device = _resource(compressed.config, QuantizationRangeInitArgs)
+        loader, device = None, None
+        if compressed.config.has_extra_struct(QuantizationRangeInitArgs):
+            found = compressed.config.get_extra_struct(QuantizationRangeInitArgs)
+            loader, device = found.data_loader, found.device
         wishes = calibrations(self.options, compressed.layout, Scopes(compressed.graph))
         unseen: tuple[str, ...] = compressed.backend.initialize_ranges(
             compressed.model,
@@ -74,24 +79,6 @@ class QuantizationAlgorithm(Algorithm):
         )
         return unseen
 
-    def _adapt_batch_norm(self, compressed: Compressed) -> None:
-        section = self.options.initializer.batchnorm_adaptation
-        loader, device = _resource(compressed.config, BNAdaptationInitArgs)
-        explicit = "batchnorm_adaptation" in self.options.initializer.model_fields_set
-        samples = section.num_bn_adaptation_samples
-        if samples == 0:
-            return
-        if loader is None:
-            if explicit:
-                raise DataError(
-                    "initializer.batchnorm_adaptation asks for data, but no data loader is registered. "
-                    "Call nncf.register_default_init_args(nncf_config, train_loader) first, or set "
-                    "num_bn_adaptation_samples to 0."
-                )
-            _LOGGER.info("Batch norm adaptation is skipped: no data loader is registered")
-            return
-        compressed.backend.adapt_batch_norm(compressed.model, loader, samples, device)
-
     def control(self, compressed: Compressed) -> QuantizationController:
         def initialize_ranges() -> tuple[str, ...]:
             unseen = self._initialize_ranges(compressed)
@@ -101,11 +88,3 @@ class QuantizationAlgorithm(Algorithm):
         return QuantizationController(
             compressed.ops, compressed.layout, self.options, compressed.graph, initialize_ranges
         )
-
-
-def _resource(config: Any, kind: type) -> tuple[Any, Any]:
-    """Return (data loader, device) registered in the config, or (None, None)."""
-    if not config.has_extra_struct(kind):
-        return None, None
-    found = config.get_extra_struct(kind)
-    return found.data_loader, found.device

@@ -22,6 +22,7 @@ class Scheme:
     """
 
     algorithm: ClassVar[str] = "quantization"
+    tag: ClassVar[str] = ""
 
     bits: int = 8
     mode: Mode = "symmetric"

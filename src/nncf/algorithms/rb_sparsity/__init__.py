@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from nncf.algorithms.sparsity_options import TORCH, ScopeOptions, SparsitySchedule
+from nncf.algorithms.sparsity_options import SPARSITY_ROLE, TORCH, ScopeOptions, SparsitySchedule
 from nncf.options import Former, Fraction, Level, NonNegative, Positive, option
 
 
@@ -55,6 +55,7 @@ class RBSparsityOptions(ScopeOptions):
     """Settings of ``{"algorithm": "rb_sparsity"}``."""
 
     adaptive: ClassVar[bool] = True
+    role: ClassVar[str] = SPARSITY_ROLE
 
     algorithm: Literal["rb_sparsity"] = option("rb_sparsity", "Names this algorithm.")
     sparsity_init: Level = option(0.0, "Level at the start of training.")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Doors to what training scripts use beside the controller."""
