@@ -28,6 +28,10 @@ class DataError(NNCFError, RuntimeError, ValueError):
     """Calibration data is missing, unusable or contains NaN or infinity."""
 
 
+class LevelError(NNCFError, AttributeError, ValueError):
+    """A sparsity level, or a rate of compression, is out of reach."""
+
+
 class ModelError(NNCFError, RuntimeError):
     """The model cannot be compressed as it is (already compressed, wrong inputs…)."""
 

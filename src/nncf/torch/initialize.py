@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nncf.compression.calibration import Calibration
 from nncf.errors import DataError
 from nncf.torch.calibration import CalibrationBatch, calibration_batches, evaluating
+from nncf.torch.counting import zero_counts as zero_counts
 from nncf.torch.data import forward_arguments as forward_arguments
 from nncf.torch.data import how_to_tell
 from nncf.torch.distributed import agree as agree
