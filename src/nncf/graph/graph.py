@@ -38,6 +38,34 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Buffer:
+    """A tensor of the model that is not trained and enters an operation as it is."""
+
+    name: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number among an operation's arguments that follows from the size of a tensor.
+
+    ``path`` leads to it: ``("args", 2, 0)``, ``("kwargs", "size", 1)``. ``meaning`` is
+
+    - ``length``: the length of ``axis`` of output ``port``,
+    - ``input_length``: the length of ``axis`` of the first input,
+    - ``position``: an index into ``axis`` of the first input, from its end if negative,
+    - ``padding_before`` or ``padding_after``: what is added to ``axis``,
+    - ``groups``: the number of groups of a convolution or a group norm.
+    """
+
+    path: tuple[str | int, ...]
+    value: int
+    meaning: str
+    axis: int = 0
+    port: int = 0
+
+
+@dataclass(frozen=True)
 class Operation:
     """One call of one function in the model's forward.
 
@@ -45,8 +73,10 @@ class Operation:
     ``layer`` is the path of the module that made the call (``layer1.0.conv1``) and
     ``layer_class`` that module's class name. ``attributes`` holds what the kind needs:
     convolutions have ``in_channels``, ``out_channels``, ``kernel_size``, ``stride``,
-    ``padding``, ``dilation``, ``groups``; concat and split have ``axis``; reshape has
-    ``input_shape`` and ``output_shape``; others are empty. ``ignored_algorithms`` names
+    ``padding``, ``dilation``, ``groups``; concat and split have ``axis``; all have
+    ``input_shapes`` and ``output_shapes`` by port, ``numbers`` (see Number), those that only
+    rearrange ``rearrangement`` (see ``nncf.graph.channels``), and ``inside`` names the call that
+    was written out as this operation and others. ``ignored_algorithms`` names
     algorithms that must leave the operation alone (``register_module``). ``unreached`` says
     why nothing can be inserted at it, where that is so.
     """
@@ -57,6 +87,7 @@ class Operation:
     layer_class: str = ""
     attributes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     parameters: tuple[Parameter, ...] = ()
+    buffers: tuple[Buffer, ...] = ()
     ignored_algorithms: frozenset[str] = frozenset()
     unreached: str | None = None
 

@@ -15,6 +15,7 @@ from nncf.graph.graph import Graph
 from nncf.torch import hooks
 from nncf.torch.provenance import Changes
 from nncf.torch.recorder import Recorder
+from nncf.torch.sizes import Sizes
 from nncf.torch.structure import tensors_in
 
 
@@ -80,7 +81,7 @@ class Capture:
     ``unused`` names parameters that the forward did not use, ``calls`` the functions that ran
     in each scope (every scope that was entered is there), ``functions`` every function seen,
     ``hidden`` the operations whose calls ``torch.compile`` does not show, ``changes`` what is
-    changed in place.
+    changed in place, ``sizes`` which arguments were corrected.
     """
 
     graph: Graph
@@ -89,6 +90,7 @@ class Capture:
     functions: Mapping[Callable[..., Any], str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
     changes: Changes = field(default_factory=Changes)
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 def capture(
@@ -97,14 +99,16 @@ def capture(
     *,
     inputs: tuple[Any, ...] = (),
     mark_outputs: Callable[[Any], Any] | None = None,
+    sizes: Sizes = Sizes(),
 ) -> Capture:
     """Return the Graph of one ``forward(model)``, run in evaluation mode without gradients.
 
     ``inputs`` are nested structures whose tensors become the model's inputs, in order; code
     inside ``forward`` may add more with ``nncf_model_input``. Every tensor that ``forward``
-    returns becomes an output, or those that ``mark_outputs(result)`` marks.
+    returns becomes an output, or those that ``mark_outputs(result)`` marks. ``sizes`` corrects
+    the arguments of a model that has lost channels.
     """
-    recorder = Recorder(model)
+    recorder = Recorder(model, sizes)
     for tensor in tensors_in(inputs):
         recorder.add_input(tensor)
     _CURRENT.append(recorder)
@@ -126,4 +130,5 @@ def capture(
         functions=recorder.functions,
         hidden=frozenset(recorder.hidden),
         changes=recorder.tensors.changes,
+        sizes=sizes,
     )

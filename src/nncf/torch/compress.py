@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from nncf.torch.capture import Capture, capture
 from nncf.torch.distributed import agree, is_main_process
 from nncf.torch.inputs import example_arguments
 from nncf.torch.intercept import Compression, compression_of, install, uninstall
+from nncf.torch.sizes import Sizes
 from nncf.torch.state import load_state
 from nncf.torch.strip import strip_compressed
 from nncf.torch.structure import tensors_in
@@ -83,15 +85,36 @@ def create_compressed_model(  # noqa: PLR0913  # the documented signature
     config = _checked(config)
     state, weights = _sort_out_states(compression_state, resuming_state_dict)
     chosen = _chosen_algorithms(config)
-    captured = _capture(model, config, dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn)
     log_dir = Path(config.options.log_dir) if dump_graphs and is_main_process() else None
-    if log_dir is not None:
-        write_dot(log_dir / "original_graph.dot", captured.graph)
-    plan = _Plan(config, chosen, captured, _layouts(chosen, captured, state), state)
-    controller = _carry_out(plan, model, weights)
+    with _former_sizes(model) as sizes:
+        captured = _capture(
+            model, config, (dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn), sizes
+        )
+        if log_dir is not None:
+            write_dot(log_dir / "original_graph.dot", captured.graph)
+        plan = _Plan(config, chosen, captured, _layouts(chosen, captured, state), state)
+        controller = _carry_out(plan, model, weights)
     if log_dir is not None:
         write_dot(log_dir / "compressed_graph.dot", captured.graph, merge(plan.layouts.values()))
     return controller, model
+
+
+@contextmanager
+def _former_sizes(model: nn.Module) -> Iterator[Sizes]:
+    """Yield what corrects the calls of a model that has lost channels; the new compression takes it.
+
+    If that fails, the model is left as it was.
+    """
+    former = compression_of(model)
+    if former is None:
+        yield Sizes()
+        return
+    uninstall(model)
+    try:
+        yield former.sizes
+    except BaseException:
+        install(model, former)
+        raise
 
 
 @dataclass(frozen=True)
@@ -149,7 +172,8 @@ def _refuse_compressed(model: nn.Module) -> None:
             f"create_compressed_model needs a torch.nn.Module, got {type(model).__name__}. "
             "Pass the model object itself."
         )
-    if compression_of(model) is not None:
+    compression = compression_of(model)
+    if compression is not None and len(compression.ops):
         raise ModelError(
             "The model object has already been compressed. Expected an uncompressed model: build a "
             f"fresh instance of {type(model).__name__} and compress that. To compress in several "
@@ -181,31 +205,25 @@ def _sort_out_states(
 def _capture(
     model: nn.Module,
     config: NNCFConfig,
-    dummy_forward_fn: Callable[[nn.Module], Any] | None,
-    wrap_inputs_fn: Callable[..., Any] | None,
-    wrap_outputs_fn: Callable[[Any], Any] | None,
+    functions: tuple[Callable[..., Any] | None, ...],
+    sizes: Sizes,
 ) -> Capture:
-    if dummy_forward_fn is not None:
-        return _run_capture(model, dummy_forward_fn, (), wrap_outputs_fn)
-    args, kwargs = example_arguments(model, config)
+    """Run the model once; ``functions`` are the dummy forward and what marks inputs and outputs."""
+    dummy_forward, wrap_inputs, wrap_outputs = functions
+    inputs: tuple[Any, ...] = ()
+    if dummy_forward is None:
+        args, kwargs = example_arguments(model, config)
+        inputs = () if wrap_inputs is not None else (args, kwargs)
 
-    def forward(module: nn.Module) -> Any:
-        given = (args, kwargs) if wrap_inputs_fn is None else wrap_inputs_fn(args, kwargs)
-        return module(*given[0], **given[1])
+        def dummy_forward(module: nn.Module) -> Any:
+            given = (args, kwargs) if wrap_inputs is None else wrap_inputs(args, kwargs)
+            return module(*given[0], **given[1])
 
-    inputs = () if wrap_inputs_fn is not None else (args, kwargs)
-    return _run_capture(model, forward, inputs, wrap_outputs_fn)
-
-
-def _run_capture(
-    model: nn.Module,
-    forward: Callable[[nn.Module], Any],
-    inputs: tuple[Any, ...],
-    mark_outputs: Callable[[Any], Any] | None,
-) -> Capture:
     try:
         with hooks.leaving_all_modes():
-            return capture(model, forward, inputs=inputs, mark_outputs=mark_outputs)
+            return capture(
+                model, dummy_forward, inputs=inputs, mark_outputs=wrap_outputs, sizes=sizes
+            )
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
         raise ModelError(
@@ -268,7 +286,7 @@ def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression
         ops[insert.name] = home.make_op(insert).to(device)
     compression = Compression(layout, ops, captured)
     compression.train(model.training)
-    install(model, compression, captured)
+    install(model, compression)
     return compression
 
 
@@ -282,6 +300,8 @@ def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> Compress
             *(model, ops, plan.captured.graph, layout, plan.config),
             backend=initialize,
             direct_parameters=compression.baked_parameters,
+            home=importlib.import_module(f"nncf.algorithms.{algorithm.name}.torch"),
+            notes=compression.notes,
         )
         if plan.state is None:
             algorithm.initialize(compressed)

@@ -20,6 +20,7 @@ from nncf.torch.capture import Capture
 from nncf.torch.checkpointing import follow
 from nncf.torch.rewrites import FUNCTIONS, rewrite_of
 from nncf.torch.sites import Site, baked_parameters, sites_of, spent_inserts
+from nncf.torch.sizes import Sizes
 
 NAMES = ("compression", "nncf_compression")
 """Names for the submodule in the user's model: the second where the model has the first itself."""
@@ -44,6 +45,8 @@ class Compression(nn.Module):
 
     It is an ordinary submodule of the user's model, so its parameters move, train, save and
     copy with the model. Called as a layer (a root ``nn.Sequential`` does) it returns its input.
+    ``sizes`` corrects arguments of calls, ``notes`` holds what algorithms keep for strip, by their
+    names.
     """
 
     def __init__(self, layout: Layout, ops: Mapping[str, nn.Module], captured: Capture) -> None:
@@ -54,11 +57,14 @@ class Compression(nn.Module):
         self.sites = sites_of(layout, captured.graph)
         for key, site in self.sites.items():
             site.note_changes(key, captured.changes)
+        self.notes: dict[str, Any] = {}
+        self.sizes = captured.sizes
+        self.calls = captured.calls
         self.hidden = sorted(captured.hidden & self.sites.keys())
         self.baked_parameters = baked_parameters(layout, captured.graph)
         self.spent_once_baked = spent_inserts(layout, captured.graph, self.baked_parameters)
         self.rewritten_scopes = frozenset(key.rpartition("/")[0] for key in self.sites)
-        names = {Address.parse(key).name for key in self.sites}
+        names = {Address.parse(key).name for key in (*self.sites, *self.sizes.rules)}
         self.functions = _functions_of_interest(names, captured.functions)
         self.names = frozenset(self.functions.values())
 
@@ -137,6 +143,8 @@ class Interceptor(hooks.ScopedMode):
             follow(self)
         name = functions[func]
         key = self.next_key(name)
+        if key in self.compression.sizes.rules:
+            args, kwargs = self.compression.sizes.correct(key, args, kwargs)
         if self.scopes[-1] in self.compression.rewritten_scopes:
             rewrite = rewrite_of(name, args, kwargs)
             if rewrite is not None:
@@ -230,24 +238,51 @@ def compression_of(model: nn.Module) -> Compression | None:
     return None
 
 
-def install(model: nn.Module, compression: Compression, captured: Capture) -> None:
-    """Make the model run its CompressionOps: add the submodule, attach hooks where needed.
+def install(model: nn.Module, compression: Compression) -> None:
+    """Make the model run its CompressionOps: add the submodule, attach hooks where needed."""
+    _attach_hooks(model, compression)
+    model.add_module(NAMES[1] if hasattr(model, NAMES[0]) else NAMES[0], compression)
 
-    A module gets hooks when it or one below it calls a function of interest, or when the
-    capture never ran it (it may call one, and must not be counted as its parent).
+
+def correct_sizes(model: nn.Module, sizes: Sizes) -> None:
+    """Let the model's compression correct these sizes too, and attach the hooks it needs for it."""
+    compression = compression_of(model)
+    assert compression is not None
+    _detach_hooks(model, compression)
+    compression.sizes = Sizes({**compression.sizes.rules, **sizes.rules})
+    known = {name: f for f, name in compression.functions.items()}
+    names = {Address.parse(key).name for key in compression.sizes.rules} | compression.names
+    seen = {f: name for name, f in known.items()}
+    compression.functions = _functions_of_interest(names, seen)
+    compression.names = frozenset(compression.functions.values())
+    _attach_hooks(model, compression)
+
+
+def _attach_hooks(model: nn.Module, compression: Compression) -> None:
+    """Attach hooks to a module when it or one below it calls a function of interest.
+
+    So does a module that the capture never ran: it may call one, and must not be counted as its
+    parent.
     """
+    calls = compression.calls
     scopes = hooks.scope_names(model)
     interesting = {
-        scope for scope, names in captured.calls.items() if not names.isdisjoint(compression.names)
+        scope for scope, names in calls.items() if not names.isdisjoint(compression.names)
     }
     needed = set()
     for scope in interesting:
         parts = scope.split("/")
         needed.update("/".join(parts[:end]) for end in range(1, len(parts) + 1))
     for path, module in list(model.named_modules()):
-        if not path or scopes[path] in needed or scopes[path] not in captured.calls:
+        if module is compression or any(module is part for part in compression.modules()):
+            continue
+        if not path or scopes[path] in needed or scopes[path] not in calls:
             hooks.attach(module, scopes[path], compression)
-    model.add_module(NAMES[1] if hasattr(model, NAMES[0]) else NAMES[0], compression)
+
+
+def _detach_hooks(model: nn.Module, compression: Compression) -> None:
+    for module in model.modules():
+        hooks.detach(module, compression)
 
 
 def uninstall(model: nn.Module) -> None:
@@ -255,7 +290,6 @@ def uninstall(model: nn.Module) -> None:
     compression = compression_of(model)
     if compression is None:
         return
-    for module in model.modules():
-        hooks.detach(module, compression)
+    _detach_hooks(model, compression)
     for name in [name for name, part in model._modules.items() if part is compression]:
         del model._modules[name]

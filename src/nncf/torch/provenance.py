@@ -36,11 +36,12 @@ class Lineage:
     """A tensor that is a parameter or a buffer, or is computed from such alone.
 
     ``parameter`` names the largest parameter in it, None when there is none; ``direct`` means
-    that the tensor is that parameter itself.
+    that the tensor is that parameter itself. ``buffer`` names the buffer that it is.
     """
 
     parameter: str | None
     direct: bool = True
+    buffer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Provenance:
         self.unseen = UnseenCalls()
         for name, parameter in model.named_parameters():
             self._lineages[id(parameter)] = Lineage(name)
-        for _, buffer in model.named_buffers():
-            self._lineages[id(buffer)] = Lineage(None)
+        for name, buffer in model.named_buffers():
+            self._lineages[id(buffer)] = Lineage(None, buffer=name)
 
     def origin(self, tensor: torch.Tensor) -> Origin | None:
         return self._origins.get(id(tensor))

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from nncf.graph.address import Address
-from nncf.graph.graph import DType, Edge, Graph, Operation, Parameter
+from nncf.graph.graph import Buffer, DType, Edge, Graph, Operation, Parameter
 from nncf.graph.kinds import KINDS, WEIGHTED, Kind
-from nncf.torch import call_attributes, hooks, op_kinds
+from nncf.torch import call_attributes, call_shapes, hooks, op_kinds
 from nncf.torch.masks import Masks
 from nncf.torch.provenance import Lineage, Origin, Provenance
 from nncf.torch.registration import registration_of
 from nncf.torch.rewrites import SOURCES, rewrite_of, unreached_reason
+from nncf.torch.sizes import Sizes
 from nncf.torch.structure import tensors_in
 
 UNSEEN = "nncf_unseen"
@@ -35,14 +36,16 @@ _CUT_REASON = "returns a view that is changed in place; a compressed copy would 
 class Recorder(hooks.ScopedMode):
     """Notes operations, the tensors between them and their parameters."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, sizes: Sizes = Sizes()) -> None:
         super().__init__(uuid.uuid4().hex)
+        self.sizes = sizes
         self.graph = Graph()
         self.tensors = Provenance(model)
         self.masks = Masks()
         self.calls: dict[str, set[str]] = {}
         self.functions: dict[Callable[..., Any], str] = {}
         self.hidden: set[str] = set()
+        self.inside: list[str] = []
         self.parameters = dict(model.named_parameters())
         self.modules = dict(model.named_modules())
         scopes = hooks.scope_names(model)
@@ -92,6 +95,8 @@ class Recorder(hooks.ScopedMode):
         if name == "__get__":
             return func(*args, **kwargs)
         key = self.next_key(name)
+        if key in self.sizes.rules:
+            args, kwargs = self.sizes.correct(key, args, kwargs)
         self.functions[func] = name
         if op_kinds.hidden_from_compilers(func):
             self.hidden.add(key)
@@ -100,7 +105,11 @@ class Recorder(hooks.ScopedMode):
             return self._note_source(key, name, func(*args, **kwargs))
         rewrite = rewrite_of(name, args, kwargs)
         if rewrite is not None:
-            return rewrite(self, *args, **kwargs)
+            self.inside.append(name)
+            try:
+                return rewrite(self, *args, **kwargs)
+            finally:
+                self.inside.pop()
         return self._run_noting(key, func, args, kwargs)
 
     def _run_noting(
@@ -121,7 +130,10 @@ class Recorder(hooks.ScopedMode):
         for tensor, origin in zip(inputs, origins, strict=True):
             if origin is None and self.tensors.lineage(tensor) is None:
                 self.masks.add_if_huge(tensor)
-        self._note_call(key, name, (kind, weights), (inputs, origins), (args, kwargs))
+        shapes = call_shapes.shapes_of(func, kind, (args, kwargs), (inputs, output))
+        if self.inside:
+            shapes["inside"] = self.inside[0]
+        self._note_call(key, name, (kind, weights, shapes), (inputs, origins), (args, kwargs))
         self.tensors.read(key, inputs)
         changed = [port for port, t in enumerate(inputs) if versions[port] != _version(t)]
         result = self._note_results(key, inputs, changed, output)
@@ -201,21 +213,27 @@ class Recorder(hooks.ScopedMode):
         self,
         key: str,
         name: str,
-        meaning: tuple[Kind, tuple[Parameter, ...]],
+        meaning: tuple[Kind, tuple[Parameter, ...], dict[str, Any]],
         tensors: tuple[list[torch.Tensor], list[Origin | None]],
         arguments: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
-        kind, weights = meaning
+        kind, weights, shapes = meaning
         if key not in self.graph:
             attributes = call_attributes.attributes_of(kind, *arguments)
-            kind = call_attributes.refine(kind, attributes)
-            reason = unreached_reason(name, *arguments) or _without_parameter(meaning, tensors)
-            self.graph.add_operation(self._operation(key, name, kind, attributes, weights, reason))
+            refined = call_attributes.refine(kind, attributes)
+            reason = unreached_reason(name, *arguments)
+            reason = reason or _without_parameter(kind, weights, tensors)
+            operation = self._operation(key, name, refined, attributes | shapes, weights, reason)
+            self.graph.add_operation(replace(operation, buffers=self._buffers(tensors[0])))
         ports = {weight.port for weight in weights}
         for port, (tensor, origin) in enumerate(zip(*tensors, strict=True)):
             source = origin if origin is not None or port in ports else self._constant(tensor)
             if source is not None and source.source != key:  # not what an earlier time step made
                 self.graph.add_edge(self._edge(source, key, port, tensor))
+
+    def _buffers(self, inputs: list[torch.Tensor]) -> tuple[Buffer, ...]:
+        lines = [(port, self.tensors.lineage(tensor)) for port, tensor in enumerate(inputs)]
+        return tuple(Buffer(line.buffer, port) for port, line in lines if line and line.buffer)
 
     def _constant(self, tensor: torch.Tensor) -> Origin | None:
         """Add a constant to the graph; None for parameters, buffers, scalars and integers."""
@@ -319,11 +337,11 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _without_parameter(
-    meaning: tuple[Kind, tuple[Parameter, ...]],
+    kind: Kind,
+    weights: tuple[Parameter, ...],
     tensors: tuple[list[torch.Tensor], list[Origin | None]],
 ) -> str | None:
     """Return why a convolution or its like has no weight that could be compressed."""
-    kind, weights = meaning
     if kind.name not in WEIGHTED or any(len(weight.shape) > 1 for weight in weights):
         return None
     pairs = zip(*tensors, strict=True)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 
 import torch
 from torch import nn
 
-from nncf.compression.layout import Insert
+from nncf.compression.layout import Insert, Layout
 from nncf.errors import NotCompressed
 from nncf.torch.intercept import Compression, compression_of, uninstall
 
@@ -50,9 +51,24 @@ def strip_compressed(model: nn.Module, do_copy: bool = True) -> nn.Module:
     for name, module in native.items():
         compression.ops[name] = module
     compression.requires_grad_(False)
-    if all(type(module) is nn.Identity for module in native.values()):
-        uninstall(stripped)
+    for name in dict.fromkeys(insert.op.algorithm for insert in compression.layout):
+        home = importlib.import_module(f"nncf.algorithms.{name}.torch")
+        if hasattr(home, "finish_strip"):
+            home.finish_strip(stripped, compression)
+    if all(type(module) is nn.Identity for module in compression.ops.values()):
+        _leave_plain(stripped, compression)
     return stripped
+
+
+def _leave_plain(model: nn.Module, compression: Compression) -> None:
+    """Take the compression away; only what corrects sizes in calls stays, if there is any."""
+    if not compression.sizes.rules:
+        uninstall(model)
+        return
+    compression.ops = nn.ModuleDict()
+    compression.layout = Layout()
+    compression.sites = {}
+    compression.notes = {}
 
 
 def _native(insert: Insert, compression: Compression) -> nn.Module:

@@ -71,6 +71,11 @@ class FilterPruningParams(Options):
     prune_downsample_convs: Flag = option(
         False, "Whether convolutions with a stride are pruned. true with the learned ranking."
     )
+    channel_multiple: Positive = option(
+        8,
+        "Every layer keeps a multiple of this number of channels, or all: runtimes compute so "
+        "many at once.",
+    )
     prune_batch_norms: Flag = option(
         True, "Whether the batch norm channels of pruned filters are zeroed too."
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -349,6 +349,14 @@ class NativeQuantizer(nn.Module):
         shape = [1] * x.dim()
         shape[self.axis] = -1
         return torch.clamp(x, self.minimum.view(shape), self.maximum.view(shape))
+
+    def shorten(self, masks: Mapping[int, torch.Tensor]) -> None:
+        """Follow a tensor that loses indices: by axis, ``masks`` are True for those that stay."""
+        if self.axis is None or self.axis not in masks:
+            return
+        kept = masks[self.axis].to(self.scale.device)
+        for name in ("scale", "zero_point", "minimum", "maximum"):
+            setattr(self, name, getattr(self, name)[kept])
 
     def extra_repr(self) -> str:
         grain = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filter pruning in PyTorch: masks on channels, importance of filters, removal of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nncf.algorithms.filter_pruning.removal import ChannelMap
+from nncf.algorithms.filter_pruning.scheme import ChannelMask
+from nncf.compression.layout import Insert
+from nncf.errors import ExportError
+from nncf.graph.channels import Ids, Producer
+from nncf.torch.intercept import Compression, correct_sizes
+from nncf.torch.resize import owns_its_sizes, shorten
+from nncf.torch.sizes import Sizes
+
+
+def make_op(insert: Insert) -> MaskedChannels:
+    """Return the running op of one Insert whose description is a ChannelMask."""
+    assert isinstance(insert.op, ChannelMask)
+    return MaskedChannels(insert.op, insert.shape)
+
+
+class MaskedChannels(nn.Module):
+    """Hides channels of a tensor that will be removed.
+
+    ``fill`` "zero": they are zero. "statistics" (and "mean_square"): they get values that leave
+    mean and variance (the mean square) over the axis as the other channels alone have them, so
+    that a normalisation gives those what it will give when they are alone. The state dict holds
+    one mask per axis (``kept_<axis>``, 1 for what is kept).
+    """
+
+    def __init__(self, scheme: ChannelMask, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.shape = tuple(shape)
+        for axis in scheme.axes:
+            self.register_buffer(f"kept_{axis}", torch.ones(shape[axis]))
+
+    def mask(self, axis: int) -> torch.Tensor:
+        return getattr(self, f"kept_{axis}")  # type: ignore[no-any-return]  # registered above
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.scheme.fill != "zero":
+            (axis,) = self.scheme.axes
+            return _filled(x, self.mask(axis), axis, centred=self.scheme.fill == "statistics")
+        for axis in self.scheme.axes:
+            shape = [1] * x.dim()
+            shape[axis] = -1
+            x = x * self.mask(axis).view(shape).to(x.dtype)
+        return x
+
+    @torch.no_grad()
+    def bake(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight without the channels' values."""
+        return self.forward(weight.detach())
+
+    def native(self) -> nn.Module:
+        """Return what computes the same until the channels are removed."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """Return what this mask is, as JSON-able data (for statistics and reports)."""
+        kept = {str(axis): int(self.mask(axis).sum()) for axis in self.scheme.axes}
+        return {"algorithm": self.scheme.algorithm, "fill": self.scheme.fill, "kept": kept}
+
+    def extra_repr(self) -> str:
+        kept = [
+            f"{int(self.mask(a).sum())} of {self.shape[a]} (axis {a})" for a in self.scheme.axes
+        ]
+        return f"keeps {', '.join(kept)}"
+
+
+def _filled(x: torch.Tensor, mask: torch.Tensor, axis: int, *, centred: bool) -> torch.Tensor:
+    """Return x with the hidden channels at mean ± standard deviation of the others.
+
+    With k others, mean m and variance v: the n hidden values ``m + √v · z`` with Σz = 0 and
+    Σz² = n leave the mean at m and the variance at v. Uncentred, each is the root of the mean
+    square. z is ±1 in turn, and for an odd n three values ``√1.5, −√1.5, 0``.
+    """
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    kept = mask.view(shape).to(x.dtype)
+    share = kept.mean()
+    if not centred:
+        square = (x * x * kept).mean(axis, keepdim=True) / share
+        return torch.where(kept > 0, x, square.sqrt())
+    mean = (x * kept).mean(axis, keepdim=True) / share
+    variance = ((x - mean).square() * kept).mean(axis, keepdim=True) / share
+    spread = _spread(mask).view(shape).to(x.dtype)
+    # the root has no gradient at zero, where nothing spreads either
+    return torch.where(kept > 0, x, mean + variance.clamp(min=1e-30).sqrt() * spread)
+
+
+def _spread(mask: torch.Tensor) -> torch.Tensor:
+    """Return z of ``_filled``, one for each channel (whatever for those that are kept)."""
+    hidden = mask < 0.5
+    place = hidden.cumsum(0)  # 1, 2, … over the hidden ones
+    count = place[-1]
+    signs = 1.0 - 2.0 * (place % 2).to(mask.dtype)
+    first_three = torch.where(place == 1, 1.5**0.5, torch.where(place == 2, -(1.5**0.5), 0.0))
+    odd = (count % 2 == 1) & (place <= 3)
+    return torch.where(odd, first_three.to(mask.dtype), signs)
+
+
+# --- importance ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def filter_importance(
+    model: nn.Module, producer: Producer, importance: str, *, normalized: bool
+) -> NDArray[np.float64]:
+    """Return the importance of each filter (index along the producer's axis), float64.
+
+    ``L1``: Σ|w|, ``L2``: √Σw², ``geometric_median``: the sum of distances to all other filters
+    (Y. He et al. 2019, eq. 4). ``normalized`` divides the weight by its norm first.
+    """
+    weight = model.get_parameter(producer.parameter).detach().double()
+    filters = weight.movedim(producer.axis, 0).flatten(1)
+    if normalized:
+        filters = filters / filters.norm().clamp(min=1e-12)
+    if importance == "L1":
+        found = filters.abs().sum(1)
+    elif importance == "L2":
+        found = filters.square().sum(1).sqrt()
+    else:
+        found = torch.cdist(filters, filters).sum(1)
+    result: NDArray[np.float64] = found.cpu().numpy()
+    return result
+
+
+# --- masks ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def set_masks(ops: Mapping[str, Any], axes: Mapping[str, Mapping[int, Ids]], kept: Any) -> None:
+    """Hide every channel whose unit is not ``kept`` (bool by unit) from all masks."""
+    for name, by_axis in axes.items():
+        for axis, units in by_axis.items():
+            mask = ops[name].mask(axis)
+            mask.copy_(torch.from_numpy(kept[units] | (units < 0)).to(mask))
+
+
+def kept_units(ops: Mapping[str, Any], axes: Mapping[str, Mapping[int, Ids]], count: int) -> Any:
+    """Return for each unit whether the masks keep it (bool array)."""
+    kept = np.ones(count, dtype=bool)
+    for name, by_axis in axes.items():
+        for axis, units in by_axis.items():
+            hidden = (ops[name].mask(axis) < 0.5).cpu().numpy() & (units >= 0)
+            kept[units[hidden]] = False
+    return kept
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the model's own parameters."""
+    ours = {
+        id(p)
+        for part in model.modules()
+        if isinstance(part, Compression)
+        for p in part.parameters()
+    }
+    return {name: tuple(p.shape) for name, p in model.named_parameters() if id(p) not in ours}
+
+
+# --- removal -------------------------------------------------------------------------------------
+
+
+def finish_strip(model: nn.Module, compression: Compression) -> None:
+    """Take the hidden channels out of a stripped model: parameters, buffers, quantizers, numbers.
+
+    Raises ExportError when another algorithm left something at a point that cannot be shortened.
+    """
+    channels: ChannelMap = compression.notes["filter_pruning"]
+    kept = kept_units(compression.ops, channels.masks, channels.units)
+    own = {insert.name for insert in compression.layout if insert.op.algorithm == "filter_pruning"}
+    if not kept.all():
+        _shorten_quantizers(compression, channels, kept, own)
+        remove_channels(model, channels, kept)
+    for name in own:
+        compression.ops[name] = nn.Identity()
+
+
+def remove_channels(model: nn.Module, channels: ChannelMap, kept: Any) -> None:
+    """Remove from a model all channels whose unit is not kept, in place."""
+    groups: dict[str, int] = {}
+    rules: dict[str, tuple[Any, ...]] = {}
+    for number in channels.numbers:
+        new = number.new_value(kept)
+        layer = model.get_submodule(number.layer)
+        if number.owner and owns_its_sizes(layer):
+            if number.meaning == "groups":
+                groups[number.layer] = new
+        elif new != number.old:
+            rule = (number.path, number.old, new)
+            rules[number.address] = (*rules.get(number.address, ()), rule)
+    shorten(model, _masks(channels.tensors, kept), groups)
+    if rules:
+        correct_sizes(model, Sizes(rules))
+
+
+def _masks(axes: Mapping[str, Mapping[int, Ids]], kept: Any) -> dict[str, dict[int, torch.Tensor]]:
+    found: dict[str, dict[int, torch.Tensor]] = {}
+    for name, by_axis in axes.items():
+        masks = {axis: torch.from_numpy(kept[u] | (u < 0)) for axis, u in by_axis.items()}
+        shorter = {axis: mask for axis, mask in masks.items() if not bool(mask.all())}
+        if shorter:
+            found[name] = shorter
+    return found
+
+
+def _shorten_quantizers(
+    compression: Compression, channels: ChannelMap, kept: Any, own: Iterable[str]
+) -> None:
+    for insert in compression.layout:
+        op = compression.ops[insert.name]
+        if insert.name in own or type(op) is nn.Identity:
+            continue
+        point = str(insert.points[0])
+        masks = _masks({point: channels.points.get(point, {})}, kept).get(point)
+        if not masks:
+            continue
+        if not hasattr(op, "shorten"):
+            raise ExportError(
+                f"{insert.name}: channels are removed here, and {type(op).__name__} cannot follow. "
+                "Leave the layer to one of the two algorithms with ignored_scopes."
+            )
+        op.shorten(masks)

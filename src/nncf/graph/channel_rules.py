@@ -1,0 +1,424 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each kind of operation does to the labels of channels (see ``channels.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from nncf.graph.channel_weights import WEIGHT_RULES
+from nncf.graph.channels import Axes, Ids, Labels, Need, Value
+from nncf.graph.graph import Graph, Operation
+
+Inputs = Mapping[int, Value]
+Rule = Callable[[Operation, Inputs, Labels], list[Axes]]
+
+_OPAQUE_CALLS = {
+    "multi_head_attention_forward": "multi-head attention has one size for input, heads and output",
+    "lstm": "a recurrent layer keeps its sizes",
+    "gru": "a recurrent layer keeps its sizes",
+    "rnn_tanh": "a recurrent layer keeps its sizes",
+    "rnn_relu": "a recurrent layer keeps its sizes",
+}
+
+
+def label(graph: Graph, pinned: Mapping[str, str], taken: Mapping[str, int]) -> Labels:
+    """Return the labels of a graph (one pass in order of execution)."""
+    labels = Labels(dict(taken))
+    for operation in graph.operations():
+        if operation.kind.name == "output":
+            _pin_sources(operation, graph, labels)
+            continue
+        inputs = labels.inputs(operation, graph)
+        first_producer = len(labels.producers)
+        outputs = _label_operation(operation, inputs, labels)
+        if operation.key in pinned:
+            for producer in labels.producers[first_producer:]:
+                labels.pin(producer.ids, operation.key, pinned[operation.key])
+        for port, axes in enumerate(outputs):
+            labels.values[operation.key, port] = axes
+    return labels
+
+
+def _pin_sources(operation: Operation, graph: Graph, labels: Labels) -> None:
+    for edge in graph.inputs_of(operation.key):
+        for ids in labels.values.get((edge.source, edge.output_port), []):
+            labels.pin(ids, operation.key, "they are an output of the model")
+
+
+def _label_operation(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    kind = operation.kind.name
+    if kind in ("input", "constant"):
+        return []
+    inside = operation.attributes.get("inside", "")
+    if inside in _OPAQUE_CALLS:
+        return _pin_all(operation, inputs, labels, _OPAQUE_CALLS[inside])
+    if operation.unreached is not None:
+        return _pin_all(operation, inputs, labels, operation.unreached)
+    rule = RULES.get(kind)
+    outputs = rule(operation, inputs, labels) if rule and inputs else None
+    if outputs is None or len(outputs) < len(operation.attributes["output_shapes"]):
+        return _pin_all(operation, inputs, labels, f"{operation.function} needs all channels")
+    return outputs
+
+
+def _pin_all(operation: Operation, inputs: Inputs, labels: Labels, reason: str) -> list[Axes]:
+    for value in inputs.values():
+        labels.pin_value(value, operation.key, reason)
+    return _unlabelled(operation)
+
+
+def _unlabelled(operation: Operation) -> list[Axes]:
+    return [[None] * len(shape) for shape in operation.attributes.get("output_shapes", ())]
+
+
+# --- elementwise ---------------------------------------------------------------------------------
+
+
+def _elementwise(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    """Tie the operands index by index, aligned from the last axis as broadcasting does."""
+    shape = operation.attributes["output_shapes"][0]
+    return [[_aligned(operation, inputs, labels, axis) for axis in range(-len(shape), 0)]]
+
+
+def _aligned(operation: Operation, inputs: Inputs, labels: Labels, axis: int) -> Ids | None:
+    present = [value for value in inputs.values() if len(value.shape) >= -axis]
+    long = [value for value in present if value.shape[axis] > 1]
+    labelled = [ids for value in long if (ids := value.axes[axis]) is not None]
+    if not labelled:
+        short = (value.axes[axis] for value in present if value.axes[axis] is not None)
+        return None if long else next(short, None)
+    for other in labelled[1:]:
+        labels.tie(labelled[0], other)
+    if len(labelled) < len(long):
+        labels.pin(labelled[0], operation.key, "it meets a tensor whose channels stay")
+    return labelled[0]
+
+
+def _with_parameters_on_channels(
+    operation: Operation, inputs: Inputs, labels: Labels
+) -> list[Axes]:
+    """Tie what has one number per channel (batch norm, PReLU) with axis 1 of the input."""
+    value = inputs[0]
+    axis = 1 if len(value.shape) > 1 else 0
+    _tie_vectors(operation, inputs, labels, value.axes[axis], value.shape[axis])
+    return [list(value.axes)]
+
+
+def _tie_vectors(
+    operation: Operation, inputs: Inputs, labels: Labels, ids: Ids | None, length: int
+) -> None:
+    for port, value in inputs.items():
+        if port == 0 or value.shape != (length,) or length == 1:
+            continue
+        own = value.axes[0]
+        if not value.open or own is None:
+            labels.pin(ids, operation.key, "it meets a tensor whose channels stay")
+        elif ids is None:
+            labels.pin(own, operation.key, "its input keeps its channels")
+        else:
+            labels.tie(ids, own)
+
+
+# --- normalisation over channels -----------------------------------------------------------------
+
+
+def _layer_norm(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    value = inputs[0]
+    normalized = [n for n in operation.attributes.get("numbers", ()) if n.meaning == "input_length"]
+    if len(normalized) > 1:
+        for number in normalized:
+            labels.pin(value.axes[number.axis], operation.key, "it normalises over several axes")
+    last = value.axes[-1]
+    _tie_vectors(operation, inputs, labels, last, value.shape[-1])
+    if last is not None:
+        kind = "mean_square" if operation.kind.name == "rms_norm" else "statistics"
+        labels.needs.append(Need(operation.key, 0, len(value.shape) - 1, kind))
+    return [list(value.axes)]
+
+
+def _group_norm(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    """Remove whole groups: the statistics of the others do not change."""
+    value = inputs[0]
+    ids = value.axes[1]
+    _tie_vectors(operation, inputs, labels, ids, value.shape[1])
+    groups = next(
+        (n.value for n in operation.attributes.get("numbers", ()) if n.meaning == "groups"), 1
+    )
+    if ids is not None:
+        labels.tie_all(ids.reshape(groups, -1), 1)
+        if groups == 1:
+            labels.pin(ids, operation.key, "it normalises over all channels")
+    return [list(value.axes)]
+
+
+# --- reductions ----------------------------------------------------------------------------------
+
+
+def _reduce(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+    """Sums and norms see zeros for removed channels; means and maxima need them all."""
+    if len(inputs) > 1:
+        return _elementwise(operation, inputs, labels)
+    value, reduced = inputs[0], operation.attributes["axes"]
+    for axis in reduced:
+        if value.axes[axis] is None:
+            continue
+        if operation.kind.name in ("sum", "norm", "l2_norm"):
+            labels.needs.append(Need(operation.key, 0, axis, "zero"))
+        else:
+            labels.pin(value.axes[axis], operation.key, f"{operation.function} is over channels")
+    if operation.kind.name == "l2_norm":
+        return [list(value.axes)]
+    outputs: list[Axes] = []
+    for shape in operation.attributes["output_shapes"]:
+        kept = [ids for axis, ids in enumerate(value.axes) if axis not in reduced]
+        same = [None if axis in reduced else ids for axis, ids in enumerate(value.axes)]
+        outputs.append(same if len(shape) == len(value.shape) else kept)
+    return outputs
+
+
+def _along_axes(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    value = inputs[0]
+    for axis in operation.attributes["axes"]:
+        labels.pin(value.axes[axis], operation.key, f"{operation.function} is over channels")
+    return [list(value.axes)]
+
+
+def _over_space(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    """Pooling and resizing: the trailing axes change, those before them pass."""
+    value = inputs[0]
+    outputs: list[Axes] = []
+    for shape in operation.attributes["output_shapes"]:
+        axes: Axes = []
+        for axis, ids in enumerate(value.axes[: len(shape)]):
+            is_space = axis >= 2 or shape[axis] != value.shape[axis]
+            if is_space:
+                labels.pin(ids, operation.key, f"{operation.function} runs along it")
+            axes.append(None if is_space else ids)
+        outputs.append(axes)
+    return outputs
+
+
+# --- rearrangement -------------------------------------------------------------------------------
+
+
+def _rearrange(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+    value = inputs[0]
+    if not value.is_labelled:
+        return _unlabelled(operation)
+    rearrangement = operation.attributes.get("rearrangement")
+    if rearrangement is None:
+        return list(_same_shape(operation, value)) or None
+    outputs = [_rearranged(operation, value, lines, labels) for lines in rearrangement]
+    if operation.kind.name == "split":
+        _tie_equal_pieces(operation, outputs, labels)
+    return outputs
+
+
+def _same_shape(operation: Operation, value: Value) -> list[Axes]:
+    shapes = operation.attributes["output_shapes"]
+    return [list(value.axes)] if list(shapes) == [value.shape] else []
+
+
+def _rearranged(operation: Operation, value: Value, lines: Sequence[Ids], labels: Labels) -> Axes:
+    """Return the labels of one output from where its elements lie in the input."""
+    axes: Axes = [None] * len(lines)
+    for source, ids in enumerate(value.axes):
+        if ids is None:
+            continue
+        along = [k for k, line in enumerate(lines) if (line[:, source] != line[0, source]).any()]
+        if not along:
+            labels.pin(ids, operation.key, "it picks single channels")
+            continue
+        place, found = (
+            (along[0], ids[lines[along[0]][:, source]])
+            if len(along) == 1
+            else _split_axis(operation, ids, [lines[k][:, source] for k in along], along, labels)
+        )
+        earlier = axes[place]
+        if earlier is not None:
+            # Both axes of a flattened pair cannot be shortened: the finer one keeps its freedom.
+            coarse, fine = sorted((earlier, found), key=lambda a: len(np.unique(a)))
+            labels.pin(coarse, operation.key, "it is flattened together with another such axis")
+            found = fine
+        axes[place] = found
+    return axes
+
+
+def _split_axis(
+    operation: Operation, ids: Ids, lines: list[Ids], along: list[int], labels: Labels
+) -> tuple[int, Ids]:
+    """Choose along which of several new axes a split axis can be shortened; tie over the others."""
+    origin = lines[0][0]
+    index = np.array(origin)
+    for place, line in enumerate(lines):
+        shape = [1] * len(lines)
+        shape[place] = -1
+        index = index + (line - origin).reshape(shape)
+    grid = ids[index]
+    order = sorted(range(len(lines)), key=lambda place: -grid.shape[place])
+    key = f"{operation.key} {int(ids[0])}"
+    chosen = order[labels.choose(key, len(order))]
+    for place in range(len(lines)):
+        if place != chosen:
+            grid = np.expand_dims(labels.tie_all(grid, place), place)
+    found = grid.ravel()
+    labels.note_choice(key, len(order), found)
+    return along[chosen], found
+
+
+def _tie_equal_pieces(operation: Operation, outputs: list[Axes], labels: Labels) -> None:
+    """Tie the pieces of a split into equal parts: a runtime cuts them at equal distances."""
+    numbers = [n for n in operation.attributes.get("numbers", ()) if n.meaning == "length"]
+    if len(numbers) > 1 or len(outputs) < 2 or operation.function == "unbind":
+        return
+    for axis in range(len(outputs[0])):
+        pieces = [ids for axes in outputs if (ids := axes[axis]) is not None]
+        if len({id(ids) for ids in pieces}) < 2:
+            continue
+        for piece in pieces[1:]:
+            if len(piece) == len(pieces[0]):
+                labels.tie(pieces[0], piece)
+            elif not _same_labels(pieces):
+                for one in pieces:
+                    labels.pin(one, operation.key, "it is cut into unequal pieces")
+
+
+def _same_labels(pieces: Sequence[Ids]) -> bool:
+    return all(np.array_equal(piece, pieces[0]) for piece in pieces[1:])
+
+
+def _concat(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+    shape = operation.attributes["output_shapes"][0]
+    values = list(inputs.values())
+    axis = operation.attributes.get("axis", 0) % len(shape)
+    if any(len(value.shape) != len(shape) for value in values):
+        return _stack(operation, values, labels, axis) if len(values) > 1 else None
+    axes: Axes = []
+    for place in range(len(shape)):
+        parts = [value.axes[place] for value in values]
+        if place == axis:
+            axes.append(_strung(operation, values, labels, axis))
+        else:
+            axes.append(_tied(operation, parts, labels))
+    return [axes]
+
+
+def _strung(operation: Operation, values: Sequence[Value], labels: Labels, axis: int) -> Ids | None:
+    if all(value.axes[axis] is None for value in values):
+        return None
+    parts = []
+    for value in values:
+        ids = value.axes[axis]
+        if ids is None:
+            ids = labels.fresh(value.shape[axis])
+            labels.pin(ids, operation.key, "it is joined with a tensor whose channels stay")
+        parts.append(ids)
+    return np.concatenate(parts)
+
+
+def _tied(operation: Operation, parts: Sequence[Ids | None], labels: Labels) -> Ids | None:
+    labelled = [ids for ids in parts if ids is not None]
+    if not labelled:
+        return None
+    for other in labelled[1:]:
+        labels.tie(labelled[0], other)
+    if len(labelled) < len(parts):
+        labels.pin(labelled[0], operation.key, "it is joined with a tensor whose channels stay")
+    return labelled[0]
+
+
+def _stack(
+    operation: Operation, values: Sequence[Value], labels: Labels, axis: int
+) -> list[Axes] | None:
+    if operation.function != "stack":
+        return None
+    rank = len(values[0].shape)
+    axes: Axes = [
+        _tied(operation, [value.axes[place] for value in values], labels) for place in range(rank)
+    ]
+    return [[*axes[:axis], None, *axes[axis:]]]
+
+
+def _pad(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    """Added channels are constants: each goes when those that are added to it go."""
+    value = inputs[0]
+    added = {
+        (number.axis, number.meaning): number.value
+        for number in operation.attributes.get("numbers", ())
+    }
+    axes: Axes = []
+    for axis, ids in enumerate(value.axes):
+        before, after = (added.get((axis, f"padding_{side}"), 0) for side in ("before", "after"))
+        if ids is not None and (before or after):
+            if operation.attributes.get("mode") != "constant" or before < 0 or after < 0:
+                labels.pin(ids, operation.key, "it pads channels with others")
+            ids = np.concatenate([labels.fresh(max(before, 0)), ids, labels.fresh(max(after, 0))])
+            ids = ids[: operation.attributes["output_shapes"][0][axis]]
+        axes.append(ids)
+    return [axes]
+
+
+def _pixel_shuffle(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+    value, shape = inputs[0], operation.attributes["output_shapes"][0]
+    channel = len(shape) - 3
+    ids = value.axes[channel]
+    if any(value.axes[axis] is not None for axis in (-1, -2)):
+        return None
+    axes: Axes = list(value.axes)
+    if ids is not None and shape[channel] < value.shape[channel]:
+        axes[channel] = labels.tie_all(ids.reshape(shape[channel], -1), 1)
+    elif ids is not None:
+        axes[channel] = np.repeat(ids, shape[channel] // value.shape[channel])
+    return [axes]
+
+
+def _channel_shuffle(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+    """Groups stay; each loses the same channels."""
+    axes: Axes = list(inputs[0].axes)
+    ids = axes[1]
+    if ids is not None:
+        grid = ids.reshape(operation.attributes["groups"], -1)
+        labels.tie_all(grid, 0)
+        axes[1] = grid.T.ravel()
+    return [axes]
+
+
+def _gather(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+    return _elementwise(operation, inputs, labels) if operation.function == "where" else None
+
+
+def _scatter(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+    if operation.function in ("masked_fill", "masked_fill_"):
+        return _elementwise(operation, inputs, labels)
+    return None
+
+
+_ELEMENTWISE = (
+    "add subtract multiply divide maximum minimum power floor_mod compare logical dropout relu "
+    "relu6 hardtanh elu leaky_relu sigmoid gelu silu mish hardsigmoid hardswish tanh softplus exp "
+    "log sqrt erf round negate absolute trigonometric"
+)
+
+RULES: dict[str, Callable[[Operation, Inputs, Labels], list[Axes] | None]] = {
+    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(("batch_norm", "instance_norm", "prelu"), _with_parameters_on_channels),
+    **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
+    "group_norm": _group_norm,
+    **dict.fromkeys(("mean", "sum", "reduce_max", "norm", "variance", "l2_norm"), _reduce),
+    **dict.fromkeys(("softmax", "log_softmax", "roll"), _along_axes),
+    **dict.fromkeys(("average_pool", "max_pool", "interpolate"), _over_space),
+    **dict.fromkeys(
+        ("reshape", "squeeze", "unsqueeze", "transpose", "expand", "split", "slice", "identity"),
+        _rearrange,
+    ),
+    "concat": _concat,
+    "pad": _pad,
+    "pixel_shuffle": _pixel_shuffle,
+    "channel_shuffle": _channel_shuffle,
+    "gather": _gather,
+    "scatter": _scatter,
+    **WEIGHT_RULES,
+}
+"""The rule of each kind; a kind without one needs all channels, as does a rule that returns None."""
