@@ -52,7 +52,7 @@ def compress(model: nn.Module, *points: str, x: Any = None) -> Compression:
     layout = Layout([Insert(group, Description()) for group in groups])
     ops = {insert.name: Double() for insert in layout}
     compression = Compression(layout, ops, taken)
-    install(model, compression, taken)
+    install(model, compression)
     return compression
 
 

@@ -21,8 +21,8 @@ class Compressed:
     the algorithm's own file for the backend), ``graph`` and ``layout`` what they were planned
     on, ``config`` the user's NNCFConfig with its loaders, ``backend`` the backend's module.
     ``direct_parameters`` names, by Insert name, the parameters that reach their op as they are.
-    ``home`` is the algorithm's own file for the backend, ``notes`` a place in the model for what
-    its functions there need later, by the algorithm's name.
+    ``parameter_shapes`` has the shapes of the model's own parameters by name, ``home`` is the
+    algorithm's file for the backend, and ``notes`` a place in the model for what strip needs.
     """
 
     model: Any
@@ -32,6 +32,7 @@ class Compressed:
     config: Any
     backend: Any
     direct_parameters: Mapping[str, Sequence[str]]
+    parameter_shapes: Mapping[str, tuple[int, ...]]
     home: Any
     notes: dict[str, Any]
 

@@ -20,11 +20,8 @@ def _weight(operation: Operation) -> Parameter | None:
     return found[0] if found else None
 
 
-def _produce(
-    operation: Operation, inputs: Inputs, labels: Labels, source: tuple[Parameter, int]
-) -> Ids:
-    """Return the output labels of a weight, its bias tied to them."""
-    parameter, axis = source
+def _produce(operation: Operation, labels: Labels, parameter: Parameter, axis: int) -> Ids:
+    """Return the labels of the channels that a weight makes along one of its axes."""
     ids = labels.of_tensor(parameter.name, axis, parameter.shape[axis])
     labels.producers.append(Producer(operation.key, parameter.name, axis, ids))
     return ids
@@ -58,7 +55,7 @@ def _convolution(operation: Operation, inputs: Inputs, labels: Labels) -> list[A
     groups = operation.attributes["groups"]
     in_axis, out_axis = (0, 1) if transposed else (1, 0)
     weight_in = labels.of_tensor(parameter.name, in_axis, parameter.shape[in_axis])
-    weight_out = _produce(operation, inputs, labels, (parameter, out_axis))
+    weight_out = _produce(operation, labels, parameter, out_axis)
     if groups == 1:
         _tie_or_pin(operation, labels, value.axes[channel], weight_in)
         out = weight_out
@@ -143,7 +140,7 @@ def _linear(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] 
     value = inputs[data[-1]]
     out_axis = parameter.channel_axis or 0
     weight_in = labels.of_tensor(parameter.name, 1 - out_axis, parameter.shape[1 - out_axis])
-    out = _produce(operation, inputs, labels, (parameter, out_axis))
+    out = _produce(operation, labels, parameter, out_axis)
     _tie_or_pin(operation, labels, value.axes[-1], weight_in)
     for port, other in inputs.items():
         if port not in (data[-1], parameter.port):
@@ -198,13 +195,17 @@ def _batch_axes(operation: Operation, labels: Labels, left: Value, right: Value)
     return axes
 
 
-def _embedding(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+def _embedding(
+    operation: Operation,
+    inputs: Inputs,  # noqa: ARG001  # a rule's signature
+    labels: Labels,
+) -> list[Axes] | None:
     found = [p for p in operation.parameters if p.direct and len(p.shape) == 2]
     if len(found) != 1:
         return None
     rows = labels.of_tensor(found[0].name, 0, found[0].shape[0])
     labels.pin(rows, operation.key, "every row of an embedding can be looked up")
-    out = _produce(operation, inputs, labels, (found[0], 1))
+    out = _produce(operation, labels, found[0], 1)
     shape = operation.attributes["output_shapes"][0]
     axes: Axes = [None] * (len(shape) - 1)
     return [[*axes, out]]

@@ -172,18 +172,11 @@ class Labels:
         return Value(shape, list(named))
 
 
-@dataclass(frozen=True)
-class Unit:
-    """What is removed at once: ``slices`` are (parameter or buffer, axis, indices)."""
-
-    number: int
-    slices: tuple[tuple[str, int, tuple[int, ...]], ...]
-
-
 class Channels:
     """The solved labels of a graph: units, and where they are.
 
-    ``units_of(ids)`` gives, for labels, the number of their unit, ``NO_UNIT`` where they stay.
+    ``units_of(ids)`` gives, for labels, the number of their unit, ``NO_UNIT`` where they stay;
+    numbers are below ``count``.
     """
 
     def __init__(self, labels: Labels, graph: Graph) -> None:
@@ -197,6 +190,7 @@ class Channels:
                 self.reasons.setdefault(int(unit), (operation, reason))
         pinned = np.zeros(count, dtype=bool)
         pinned[list(self.reasons)] = True
+        self.count = count
         self._component = component
         self._units = np.where(pinned[component], NO_UNIT, component) if labels.size else component
 
@@ -252,6 +246,11 @@ def find_channels(graph: Graph, pinned: Sequence[tuple[str, str]] = ()) -> Chann
     if wanted == {key: option for key, option in taken.items() if option}:
         return channels
     return Channels(label(graph, reasons, wanted), graph)
+
+
+def unlabelled(operation: Operation) -> list[Axes]:
+    """Return the outputs of an operation that keep all their lengths."""
+    return [[None] * len(shape) for shape in operation.attributes.get("output_shapes", ())]
 
 
 def _components(size: int, ties: Sequence[tuple[Ids, Ids]]) -> Any:

@@ -99,7 +99,7 @@ def capture(
     *,
     inputs: tuple[Any, ...] = (),
     mark_outputs: Callable[[Any], Any] | None = None,
-    sizes: Sizes = Sizes(),
+    sizes: Sizes | None = None,
 ) -> Capture:
     """Return the Graph of one ``forward(model)``, run in evaluation mode without gradients.
 
@@ -108,7 +108,7 @@ def capture(
     returns becomes an output, or those that ``mark_outputs(result)`` marks. ``sizes`` corrects
     the arguments of a model that has lost channels.
     """
-    recorder = Recorder(model, sizes)
+    recorder = Recorder(model, sizes or Sizes())
     for tensor in tensors_in(inputs):
         recorder.add_input(tensor)
     _CURRENT.append(recorder)
@@ -130,5 +130,5 @@ def capture(
         functions=recorder.functions,
         hidden=frozenset(recorder.hidden),
         changes=recorder.tensors.changes,
-        sizes=sizes,
+        sizes=recorder.sizes,
     )

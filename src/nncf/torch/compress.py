@@ -293,6 +293,8 @@ def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression
 def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> CompressionController:
     """Initialise the ops, or take over the saved state, and hand them to their controllers."""
     children = []
+    ours = set(compression.parameters())
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p not in ours}
     for algorithm in plan.chosen:
         layout = plan.layouts[algorithm.name]
         ops = {insert.name: compression.ops[insert.name] for insert in layout}
@@ -300,6 +302,7 @@ def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> Compress
             *(model, ops, plan.captured.graph, layout, plan.config),
             backend=initialize,
             direct_parameters=compression.baked_parameters,
+            parameter_shapes=shapes,
             home=importlib.import_module(f"nncf.algorithms.{algorithm.name}.torch"),
             notes=compression.notes,
         )

@@ -162,11 +162,7 @@ class Interceptor(hooks.ScopedMode):
                 output = func(*args, **kwargs)
         else:
             output = func(*args, **kwargs)
-        for given, changed in written:
-            if given is not changed:
-                # The model's own tensor, which others may read, has to change too.
-                given.copy_(changed)
-                output = given if output is changed else output
+        output = _write_back(written, output)
         return self._after(site.after, output) if site.after else output
 
     def _run(self, names: list[str], tensor: torch.Tensor) -> torch.Tensor:
@@ -226,6 +222,15 @@ class Interceptor(hooks.ScopedMode):
             for port, item in enumerate(output)
         ]
         return items if isinstance(output, list) else type(output)(items)
+
+
+def _write_back(written: list[tuple[torch.Tensor, torch.Tensor]], output: Any) -> Any:
+    """Change the model's own tensors too, which others may read, where compressed ones were."""
+    for given, changed in written:
+        if given is not changed:
+            given.copy_(changed)
+            output = given if output is changed else output
+    return output
 
 
 def compression_of(model: nn.Module) -> Compression | None:

@@ -36,7 +36,7 @@ _CUT_REASON = "returns a view that is changed in place; a compressed copy would 
 class Recorder(hooks.ScopedMode):
     """Notes operations, the tensors between them and their parameters."""
 
-    def __init__(self, model: nn.Module, sizes: Sizes = Sizes()) -> None:
+    def __init__(self, model: nn.Module, sizes: Sizes) -> None:
         super().__init__(uuid.uuid4().hex)
         self.sizes = sizes
         self.graph = Graph()

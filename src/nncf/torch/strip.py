@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from nncf.compression.layout import Insert, Layout
 from nncf.errors import NotCompressed
 from nncf.torch.intercept import Compression, compression_of, uninstall
+from nncf.torch.removal import remove_hidden
 
 _LOGGER = logging.getLogger("nncf")
 
@@ -51,10 +51,7 @@ def strip_compressed(model: nn.Module, do_copy: bool = True) -> nn.Module:
     for name, module in native.items():
         compression.ops[name] = module
     compression.requires_grad_(False)
-    for name in dict.fromkeys(insert.op.algorithm for insert in compression.layout):
-        home = importlib.import_module(f"nncf.algorithms.{name}.torch")
-        if hasattr(home, "finish_strip"):
-            home.finish_strip(stripped, compression)
+    remove_hidden(stripped, compression)
     if all(type(module) is nn.Identity for module in compression.ops.values()):
         _leave_plain(stripped, compression)
     return stripped

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from nncf.algorithms.filter_pruning.controller import FilterPruningController
 from nncf.algorithms.filter_pruning.groups import Grouping, find_groups
 from nncf.algorithms.filter_pruning.options import FilterPruningOptions
-from nncf.algorithms.filter_pruning.removal import channel_map
 from nncf.algorithms.filter_pruning.scheme import ChannelMask, Fill
 from nncf.compression.algorithm import Algorithm, Compressed
+from nncf.compression.channel_map import CHANNELS, channel_map
 from nncf.compression.layout import PRIORITY_PRUNING, Insert, Layout, Skip
 from nncf.errors import ConfigError, ModelError
 from nncf.graph.address import Point
@@ -89,7 +89,7 @@ class FilterPruningAlgorithm(Algorithm):
     def control(self, compressed: Compressed) -> FilterPruningController:
         grouping = find_groups(compressed.graph, self.options, self.root)
         channels = channel_map(grouping.channels, compressed.layout)
-        compressed.notes[self.name] = channels
+        compressed.notes[CHANNELS] = channels
         return FilterPruningController(compressed, self.options, grouping, channels)
 
 

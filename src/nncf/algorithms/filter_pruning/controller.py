@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
-from nncf.algorithms.filter_pruning.costs import Cost, CostModel, Kept, count
+from nncf.algorithms.filter_pruning.costs import Cost, CostModel
 from nncf.algorithms.filter_pruning.groups import Grouping, PruningGroup
 from nncf.algorithms.filter_pruning.options import FilterPruningOptions
-from nncf.algorithms.filter_pruning.removal import ChannelMap
 from nncf.algorithms.filter_pruning.schedule import PruningScheduler
 from nncf.algorithms.filter_pruning.selection import Importances, Selection, least
 from nncf.algorithms.filter_pruning.statistics import (
@@ -23,6 +22,7 @@ from nncf.algorithms.filter_pruning.statistics import (
     PrunedModelStatistics,
 )
 from nncf.compression.algorithm import Compressed
+from nncf.compression.channel_map import ChannelMap, Kept, count
 from nncf.compression.controller import Controller
 from nncf.compression.stage import CompressionStage
 from nncf.compression.statistics import Statistics
@@ -110,17 +110,15 @@ class FilterPruningController(Controller):
     @property
     def kept(self) -> Kept:
         """For each unit whether it is kept, as the masks in the model say."""
-        found: Kept = self._compressed.home.kept_units(
-            self._compressed.ops, self._channels.masks, self._channels.units
-        )
-        return found
+        return self._channels.kept_units(self._compressed.ops)
 
     # --- choosing --------------------------------------------------------------------------------
 
     @cached_property
     def _costs(self) -> CostModel:
-        shapes = self._compressed.home.parameter_shapes(self._compressed.model)
-        return CostModel(self._compressed.graph, self.groups.channels, shapes)
+        return CostModel(
+            self._compressed.graph, self.groups.channels, self._compressed.parameter_shapes
+        )
 
     @cached_property
     def _full(self) -> Cost:

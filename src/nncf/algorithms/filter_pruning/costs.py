@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nncf.graph.channels import NO_UNIT, Channels, Ids
+from nncf.compression.channel_map import Kept, count
+from nncf.graph.channels import Channels, Ids
 from nncf.graph.graph import Graph, Operation
 
 _COUNTED = frozenset(["convolution", "depthwise_convolution", "transposed_convolution", "linear"])
-
-Kept = NDArray[np.bool_]
-"""For each unit whether it is kept."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,6 @@ class CostModel:
         )
         parameters = sum(int(_size(shape, axes, kept)) for shape, axes in self._tensors)
         return Cost(flops, parameters, sum(count(units, kept) for units in self._filters))
-
-
-def count(units: Ids, kept: Kept) -> int:
-    """Return how many of these channels are left; those without a unit stay."""
-    return int((kept[units] | (units == NO_UNIT)).sum())
 
 
 def _size(shape: tuple[int, ...], axes: list[tuple[int, Ids]], kept: Kept) -> float:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nncf.algorithms.filter_pruning.costs import Kept
 from nncf.algorithms.filter_pruning.groups import PruningGroup
+from nncf.compression.channel_map import Kept
 
 Importances = Mapping[int, NDArray[np.float64]]
 """By number of a group, the importance of each of its units."""

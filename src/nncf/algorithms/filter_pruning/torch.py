@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filter pruning in PyTorch: masks on channels, importance of filters, removal of channels."""
+"""Filter pruning in PyTorch: masks on channels, importance of filters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nncf.algorithms.filter_pruning.removal import ChannelMap
 from nncf.algorithms.filter_pruning.scheme import ChannelMask
 from nncf.compression.layout import Insert
-from nncf.errors import ExportError
 from nncf.graph.channels import Ids, Producer
-from nncf.torch.intercept import Compression, correct_sizes
-from nncf.torch.resize import owns_its_sizes, shorten
-from nncf.torch.sizes import Sizes
 
 
 def make_op(insert: Insert) -> MaskedChannels:
@@ -45,6 +40,11 @@ class MaskedChannels(nn.Module):
 
     def mask(self, axis: int) -> torch.Tensor:
         return getattr(self, f"kept_{axis}")  # type: ignore[no-any-return]  # registered above
+
+    def hidden(self, axis: int) -> NDArray[np.bool_]:
+        """Return True for each channel that is hidden."""
+        found: NDArray[np.bool_] = (self.mask(axis) < 0.5).cpu().numpy()
+        return found
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.scheme.fill != "zero":
@@ -145,89 +145,3 @@ def set_masks(ops: Mapping[str, Any], axes: Mapping[str, Mapping[int, Ids]], kep
         for axis, units in by_axis.items():
             mask = ops[name].mask(axis)
             mask.copy_(torch.from_numpy(kept[units] | (units < 0)).to(mask))
-
-
-def kept_units(ops: Mapping[str, Any], axes: Mapping[str, Mapping[int, Ids]], count: int) -> Any:
-    """Return for each unit whether the masks keep it (bool array)."""
-    kept = np.ones(count, dtype=bool)
-    for name, by_axis in axes.items():
-        for axis, units in by_axis.items():
-            hidden = (ops[name].mask(axis) < 0.5).cpu().numpy() & (units >= 0)
-            kept[units[hidden]] = False
-    return kept
-
-
-def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the model's own parameters."""
-    ours = {
-        id(p)
-        for part in model.modules()
-        if isinstance(part, Compression)
-        for p in part.parameters()
-    }
-    return {name: tuple(p.shape) for name, p in model.named_parameters() if id(p) not in ours}
-
-
-# --- removal -------------------------------------------------------------------------------------
-
-
-def finish_strip(model: nn.Module, compression: Compression) -> None:
-    """Take the hidden channels out of a stripped model: parameters, buffers, quantizers, numbers.
-
-    Raises ExportError when another algorithm left something at a point that cannot be shortened.
-    """
-    channels: ChannelMap = compression.notes["filter_pruning"]
-    kept = kept_units(compression.ops, channels.masks, channels.units)
-    own = {insert.name for insert in compression.layout if insert.op.algorithm == "filter_pruning"}
-    if not kept.all():
-        _shorten_quantizers(compression, channels, kept, own)
-        remove_channels(model, channels, kept)
-    for name in own:
-        compression.ops[name] = nn.Identity()
-
-
-def remove_channels(model: nn.Module, channels: ChannelMap, kept: Any) -> None:
-    """Remove from a model all channels whose unit is not kept, in place."""
-    groups: dict[str, int] = {}
-    rules: dict[str, tuple[Any, ...]] = {}
-    for number in channels.numbers:
-        new = number.new_value(kept)
-        layer = model.get_submodule(number.layer)
-        if number.owner and owns_its_sizes(layer):
-            if number.meaning == "groups":
-                groups[number.layer] = new
-        elif new != number.old:
-            rule = (number.path, number.old, new)
-            rules[number.address] = (*rules.get(number.address, ()), rule)
-    shorten(model, _masks(channels.tensors, kept), groups)
-    if rules:
-        correct_sizes(model, Sizes(rules))
-
-
-def _masks(axes: Mapping[str, Mapping[int, Ids]], kept: Any) -> dict[str, dict[int, torch.Tensor]]:
-    found: dict[str, dict[int, torch.Tensor]] = {}
-    for name, by_axis in axes.items():
-        masks = {axis: torch.from_numpy(kept[u] | (u < 0)) for axis, u in by_axis.items()}
-        shorter = {axis: mask for axis, mask in masks.items() if not bool(mask.all())}
-        if shorter:
-            found[name] = shorter
-    return found
-
-
-def _shorten_quantizers(
-    compression: Compression, channels: ChannelMap, kept: Any, own: Iterable[str]
-) -> None:
-    for insert in compression.layout:
-        op = compression.ops[insert.name]
-        if insert.name in own or type(op) is nn.Identity:
-            continue
-        point = str(insert.points[0])
-        masks = _masks({point: channels.points.get(point, {})}, kept).get(point)
-        if not masks:
-            continue
-        if not hasattr(op, "shorten"):
-            raise ExportError(
-                f"{insert.name}: channels are removed here, and {type(op).__name__} cannot follow. "
-                "Leave the layer to one of the two algorithms with ignored_scopes."
-            )
-        op.shorten(masks)

@@ -1,15 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take channels out of a model: shorter parameters and buffers, and layers that know of it."""
+"""Take hidden channels out of a model: shorter parameters, layers and calls that know of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from nncf.compression.channel_map import CHANNELS, ChannelMap, Kept, masks_of
+from nncf.errors import ExportError
+from nncf.torch.intercept import Compression, correct_sizes
+from nncf.torch.sizes import Sizes
+
 Masks = Mapping[int, torch.Tensor]
 """By axis, which indices are kept (bool)."""
+
+
+def remove_hidden(model: nn.Module, compression: Compression) -> None:
+    """Remove from a stripped model the channels that its masks hide; the masks go too.
+
+    Raises ExportError when an algorithm left something at a point that cannot be shortened.
+    """
+    channels: ChannelMap | None = compression.notes.get(CHANNELS)
+    if channels is None:
+        return
+    kept = channels.kept_units(compression.ops)
+    for name in channels.masks:
+        compression.ops[name] = nn.Identity()
+    if not kept.all():
+        _shorten_ops(compression, channels, kept)
+        remove_channels(model, channels, kept)
+
+
+def remove_channels(model: nn.Module, channels: ChannelMap, kept: Kept) -> None:
+    """Remove from a model all channels whose unit is not kept, in place."""
+    groups: dict[str, int] = {}
+    rules: dict[str, tuple[Any, ...]] = {}
+    for number in channels.numbers:
+        new = number.new_value(kept)
+        if number.owner and owns_its_sizes(model.get_submodule(number.layer)):
+            if number.meaning == "groups":
+                groups[number.layer] = new
+        elif new != number.old:
+            rule = (number.path, number.old, new)
+            rules[number.address] = (*rules.get(number.address, ()), rule)
+    found = {name: _as_tensors(masks_of(axes, kept)) for name, axes in channels.tensors.items()}
+    shorten(model, {name: masks for name, masks in found.items() if masks}, groups)
+    if rules:
+        correct_sizes(model, Sizes(rules))
+
+
+def _shorten_ops(compression: Compression, channels: ChannelMap, kept: Kept) -> None:
+    for insert in compression.layout:
+        op = compression.ops[insert.name]
+        axes = channels.points.get(str(insert.points[0]), {})
+        masks = _as_tensors(masks_of(axes, kept))
+        if type(op) is nn.Identity or not masks:
+            continue
+        if not hasattr(op, "shorten"):
+            raise ExportError(
+                f"{insert.name}: channels are removed here, and {type(op).__name__} cannot follow. "
+                "Leave the layer to one of the two algorithms with ignored_scopes."
+            )
+        op.shorten(masks)
+
+
+def _as_tensors(masks: Mapping[int, Kept]) -> dict[int, torch.Tensor]:
+    return {axis: torch.from_numpy(mask) for axis, mask in masks.items()}
 
 
 def shorten(model: nn.Module, kept: Mapping[str, Masks], groups: Mapping[str, int]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has to become shorter when units are removed, as a value that lives in the model."""
+"""Where channels that can be removed are in a model, as a value that lives in the model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nncf.algorithms.filter_pruning.costs import count
+import numpy as np
+from numpy.typing import NDArray
+
 from nncf.compression.layout import Layout
 from nncf.graph.address import Point
-from nncf.graph.channels import Channels, Ids
+from nncf.graph.channels import NO_UNIT, Channels, Ids
 from nncf.graph.graph import Number, Operation
+
+CHANNELS = "channels"
+"""Under this word a model's compression notes the ChannelMap of what strip removes."""
 
 Axes = Mapping[int, Ids]
 """By axis, the unit of each index (``NO_UNIT`` where it stays)."""
+
+Kept = NDArray[np.bool_]
+"""For each unit whether it is kept."""
+
+
+def count(units: Ids, kept: Kept) -> int:
+    """Return how many of these channels are left; those without a unit stay."""
+    return int((kept[units] | (units == NO_UNIT)).sum())
 
 
 @dataclass(frozen=True)
@@ -33,13 +46,17 @@ class ResolvedNumber:
     units: Ids
     sign: int = 1
 
-    def new_value(self, kept: Any) -> int:
+    def new_value(self, kept: Kept) -> int:
         return self.sign * count(self.units, kept)
 
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """Where units are: in parameters and buffers, at points of operations, in own masks, in calls."""
+    """Where units are: in parameters and buffers, at points of operations, in masks, in calls.
+
+    ``masks`` names the ops that hide channels until they are removed; an op's ``hidden(axis)``
+    is a bool array, True for what it hides.
+    """
 
     units: int
     tensors: Mapping[str, Axes]
@@ -47,25 +64,30 @@ class ChannelMap:
     masks: Mapping[str, Axes]
     numbers: tuple[ResolvedNumber, ...]
 
+    def kept_units(self, ops: Mapping[str, Any]) -> Kept:
+        """Return which units the masks in the model keep."""
+        kept = np.ones(self.units, dtype=bool)
+        for name, axes in self.masks.items():
+            for axis, units in axes.items():
+                kept[units[ops[name].hidden(axis) & (units != NO_UNIT)]] = False
+        return kept
+
+
+def masks_of(axes: Axes, kept: Kept) -> dict[int, Kept]:
+    """Return, by axis, which indices stay; axes that keep all are left out."""
+    masks = {axis: kept[units] | (units == NO_UNIT) for axis, units in axes.items()}
+    return {axis: mask for axis, mask in masks.items() if not mask.all()}
+
 
 def channel_map(channels: Channels, layout: Layout) -> ChannelMap:
-    """Return the map of a graph's channels; ``layout`` has the own masks."""
-    count_of_units = int(channels.units_of(_all(channels)).max(initial=-1)) + 1
+    """Return the map of a graph's channels; the ops of ``layout`` hide them along their ``axes``."""
     tensors = channels.tensor_axes()
     points = dict(_points(channels, tensors))
-    masks = {insert.name: points.get(str(insert.points[0]), {}) for insert in layout}
-    masks = {
-        insert.name: {axis: masks[insert.name][axis] for axis in insert.op.axes}  # type: ignore[attr-defined]  # ours
-        for insert in layout
-    }
-    numbers = tuple(_numbers(channels))
-    return ChannelMap(count_of_units, tensors, points, masks, numbers)
-
-
-def _all(channels: Channels) -> Any:
-    import numpy as np
-
-    return np.arange(channels.labels.size)
+    masks: dict[str, Axes] = {}
+    for insert in layout:
+        axes: tuple[int, ...] = getattr(insert.op, "axes", ())
+        masks[insert.name] = {axis: points[str(insert.points[0])][axis] for axis in axes}
+    return ChannelMap(channels.count, tensors, points, masks, tuple(_numbers(channels)))
 
 
 def _points(channels: Channels, tensors: Mapping[str, Axes]) -> Iterator[tuple[str, Axes]]:
@@ -90,9 +112,16 @@ def _numbers(channels: Channels) -> Iterator[ResolvedNumber]:
             found = _units_of(channels, operation, number)
             if found is None or (found[0] < 0).all():
                 continue
+            units, sign = found
             yield ResolvedNumber(
-                *(operation.key, operation.layer, _is_owner(operation)),
-                *(number.path, number.value, number.meaning, *found),
+                address=operation.key,
+                layer=operation.layer,
+                owner=_is_owner(operation),
+                path=number.path,
+                old=number.value,
+                meaning=number.meaning,
+                units=units,
+                sign=sign,
             )
 
 
@@ -107,18 +136,19 @@ def _units_of(channels: Channels, operation: Operation, number: Number) -> tuple
         return _units_of_groups(channels, operation, number)
     if number.meaning in ("position", "input_length"):
         edges = channels.graph.inputs_of(operation.key)
-        source = next((edge for edge in edges if edge.input_port == 0), None)
-        if source is None:
-            return None
-        axes = channels.value_axes(source.source, source.output_port)
+        sources = [edge for edge in edges if edge.input_port == 0]
+        axes = channels.value_axes(sources[0].source, sources[0].output_port) if sources else {}
     else:
         axes = channels.value_axes(operation.key, number.port)
-    units = axes.get(number.axis)
-    if units is None:
+    if number.axis not in axes:
         return None
-    if number.meaning == "position":
-        return (units[: number.value], 1) if number.value > 0 else (units[number.value :], -1)
-    if number.meaning == "padding_before":
+    return _counted(axes[number.axis], number)
+
+
+def _counted(units: Ids, number: Number) -> tuple[Ids, int]:
+    if number.meaning == "position" and number.value < 0:
+        return units[number.value :], -1
+    if number.meaning in ("position", "padding_before"):
         return units[: number.value], 1
     if number.meaning == "padding_after":
         return units[len(units) - number.value :], 1
