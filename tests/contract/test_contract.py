@@ -25,7 +25,7 @@ from tests.contract.cases import (
     every_static_pair,
     trained,
 )
-from tests.contract.comparing import call, equal, gradients, same, unequal
+from tests.contract.comparing import call, equal, gradients, near, same, unequal
 from tests.contract.models import EXAMPLES, Example, logits
 
 
@@ -174,12 +174,13 @@ def test_strip_computes_the_same_bits(case: Case, example: Example) -> None:
     controller, model = trained(case, example)
     model.eval()
     expected, state = call(model, example), copy.deepcopy(model.state_dict())
+    agree = same if case.exact_strip else near
     stripped = controller.strip()
-    assert same(call(stripped, example), expected)
+    assert agree(call(stripped, example), expected)
     assert same(call(model, example), expected)
     assert same(model.state_dict(), state)
     assert type(stripped) is type(model)
-    assert same(call(nncf.strip(model, do_copy=False), example), expected)
+    assert agree(call(nncf.strip(model, do_copy=False), example), expected)
 
 
 @every_static_pair
