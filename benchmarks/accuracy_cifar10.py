@@ -110,13 +110,14 @@ def read_network(folder: Path) -> nn.Module:
 def accuracy(model: nn.Module, images: Images) -> float:
     """Return the share of images whose class the model, in evaluation mode, gets right, in %."""
     model.eval()
+    device = next(model.parameters()).device
     pairs = zip(images.pixels.split(250), images.labels.split(250), strict=True)
-    hits = sum(int((model(normalised(p)).argmax(1) == y).sum()) for p, y in pairs)
+    hits = sum(int((model(normalised(p).to(device)).argmax(1).cpu() == y).sum()) for p, y in pairs)
     return 100 * hits / len(images.labels)
 
 
 def train(
-    model: nn.Module, batches: TrainingBatches, epochs: int, rate: float, controller: Any = None
+    model: nn.Module, batches: Any, epochs: int, rate: float, controller: Any = None
 ) -> None:
     """Train with SGD; the learning rate falls from ``rate`` to zero along a cosine."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)

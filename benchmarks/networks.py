@@ -174,6 +174,10 @@ def resnet20(classes: int = 10) -> CifarResNet:
     return CifarResNet(3, classes)
 
 
+def resnet56(classes: int = 10) -> CifarResNet:
+    return CifarResNet(9, classes)
+
+
 class InvertedResidual(nn.Module):
     """Expand by 1×1, filter depthwise, project by 1×1 (arXiv:1801.04381)."""
 
@@ -277,6 +281,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
     "resnet20": resnet20,
+    "resnet56": resnet56,
     "mobilenet_v2": mobilenet_v2,
     "squeezenet1_1": squeezenet1_1,
 }

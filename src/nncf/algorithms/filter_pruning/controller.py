@@ -186,12 +186,12 @@ class FilterPruningController(Controller):
         return 1 - self._costs.cost(kept).flops / self._full.flops
 
     def _importances(self) -> Importances:
-        """Return the importance of each unit: the sum over the layers of its group."""
+        """Return the importance of each unit: the mean over the layers that have it."""
         return {group.number: self._importance(group) for group in self.groups}
 
     def _importance(self, group: PruningGroup) -> Any:
         params = self._options.params
-        by_unit = np.zeros(self._channels.units)
+        total, filters = np.zeros((2, self._channels.units))
         for producer in {p.parameter: p for p in group.producers}.values():
             found = self._compressed.home.filter_importance(
                 self._compressed.model,
@@ -200,9 +200,15 @@ class FilterPruningController(Controller):
                 normalized=params.all_weights,
             )
             units = self.groups.channels.units_of(producer.ids)
-            np.add.at(by_unit, units[units >= 0], found[units >= 0])
+            np.add.at(total, units[units >= 0], found[units >= 0])
+            np.add.at(filters, units[units >= 0], 1)
+        found = total[group.units] / filters[group.units]
+        if params.all_weights:
+            # Relative to the group's mean, as in G. Fang et al. 2023 (arXiv:2301.12900): else
+            # layers with many filters, each a smaller part of the norm, would lose nearly all.
+            found = found / max(found.mean(), 1e-12)
         scale, shift = self.coefficients.get(group.name, (1.0, 0.0))
-        return scale * by_unit[group.units] + shift
+        return scale * found + shift
 
     # --- limits ----------------------------------------------------------------------------------
 

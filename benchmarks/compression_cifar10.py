@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy of ResNet-20 and ResNet-56 on CIFAR-10 after sparsity or pruning, and their drop.
+
+    python -m benchmarks.compression_cifar10 --data FOLDER [--rows pruned sparse70] [--seeds 1]
+    python -m benchmarks.compression_cifar10 --data FOLDER --full   # for a GPU: hours
+
+The folder is that of ``benchmarks.accuracy_cifar10``, as are images, baseline and learning rates.
+Every row starts from the same floating-point baseline and trains for the same number of epochs
+(``--epochs``); "continued" is the baseline trained on without compression. The last epoch
+counts, none is picked. ``--full`` is the protocol of the published figures: all images, 200
+epochs, ResNet-56 pruned to MACs / 2.1 and / 2.55. ``--keep FOLDER`` stores baselines there, for
+the next call. Needs Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import accuracy_cifar10 as cifar
+from benchmarks.networks import resnet20, resnet56
+from benchmarks.records import find, machine, markdown, mean_and_spread, write
+from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network under one configuration; ``compression`` gets the number of epochs."""
+
+    network: str
+    published: str
+    compression: Callable[[int], Mapping[str, Any] | None]
+
+
+def pruned(share: float) -> Callable[[int], dict[str, Any]]:
+    """Return filter pruning to a share of FLOPs, over the first third of the epochs."""
+
+    def section(epochs: int) -> dict[str, Any]:
+        return {
+            "algorithm": "filter_pruning",
+            "params": {
+                "schedule": "exponential",
+                "pruning_flops_target": share,
+                "pruning_steps": max(1, epochs // 3),
+                "filter_importance": "L2",
+                "all_weights": True,
+                "prune_first_conv": True,
+                "prune_downsample_convs": True,
+                "channel_multiple": 4,
+            },
+        }
+
+    return section
+
+
+def sparse(level: float) -> Callable[[int], dict[str, Any]]:
+    """Return magnitude sparsity, reached over the first half of the epochs."""
+
+    def section(epochs: int) -> dict[str, Any]:
+        return {
+            "algorithm": "magnitude_sparsity",
+            "params": {
+                "schedule": "polynomial",
+                "power": 3,
+                "sparsity_target": level,
+                "sparsity_target_epoch": max(1, epochs // 2),
+                "sparsity_freeze_epoch": max(1, epochs // 2) + 1,
+                "update_per_optimizer_step": True,
+            },
+        }
+
+    return section
+
+
+ROWS: dict[str, Row] = {
+    "continued": Row("resnet20", "", lambda _: None),
+    "pruned": Row("resnet20", "0.15–0.7", pruned(1 - 1 / 1.37)),
+    "sparse70": Row("resnet20", "0.35 at 69 %", sparse(0.7)),
+    "sparse90": Row("resnet20", "", sparse(0.9)),
+}
+FULL_ROWS: dict[str, Row] = {
+    **ROWS,
+    "pruned56_2.1": Row("resnet56", "0.07", pruned(1 - 1 / 2.1)),
+    "pruned56_2.55": Row("resnet56", "0.17", pruned(1 - 1 / 2.55)),
+}
+NETWORKS = {"resnet20": resnet20, "resnet56": resnet56}
+
+
+class OnDevice:
+    """Batches of a loader on a device."""
+
+    def __init__(self, batches: cifar.TrainingBatches, device: str) -> None:
+        self.batches = batches
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, labels in self.batches:
+            yield images.to(self.device), labels.to(self.device)
+
+
+def baseline(
+    network: str, seed: int, training: cifar.Images, arguments: argparse.Namespace
+) -> nn.Module:
+    """Return the fine-tuned network of a seed, from ``--keep`` if it is there."""
+    model = NETWORKS[network]()
+    kept = arguments.keep / f"{network}-{seed}.pt" if arguments.keep else None
+    if kept is not None and kept.exists():
+        model.load_state_dict(torch.load(kept, weights_only=True))
+        return model.to(arguments.device)
+    weights = find(arguments.data / "cifar10_resnet_weights", f"{network}-*.th")
+    state = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    model.to(arguments.device)
+    torch.manual_seed(seed)
+    batches = OnDevice(cifar.TrainingBatches(training, arguments.batch, seed), arguments.device)
+    cifar.train(model, batches, arguments.baseline_epochs, arguments.baseline_rate)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), kept)
+    return model
+
+
+def run(
+    name: str, row: Row, model: nn.Module, seed: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Train one row from a baseline; return what came of it, accuracies in percent."""
+    training, test = arguments.images_read
+    model = copy.deepcopy(model)
+    found: dict[str, Any] = {"row": name, "seed": seed, "baseline": cifar.accuracy(model, test)}
+    batches = OnDevice(cifar.TrainingBatches(training, arguments.batch, seed + 1000), arguments.device)
+    section, controller = row.compression(arguments.epochs), None
+    if section is not None:
+        config = NNCFConfig.from_dict(
+            {"input_info": {"sample_size": [1, 3, 32, 32]}, "compression": section}
+        )
+        register_default_init_args(config, batches)
+        controller, model = create_compressed_model(model, config, dump_graphs=False)
+    torch.manual_seed(seed)
+    cifar.train(model, batches, arguments.epochs, arguments.rate, controller)
+    found["trained"] = cifar.accuracy(model, test)
+    if controller is not None:
+        found["stripped"] = cifar.accuracy(controller.strip(), test)
+        found["statistics"] = _achieved(controller)
+    print(f"# {name} seed {seed}: {found}", flush=True)
+    return found
+
+
+def _achieved(controller: Any) -> dict[str, float]:
+    """Return what the statistics say of the end: MACs and parameters, or zeros."""
+    statistics = controller.statistics()
+    if statistics.filter_pruning is not None:
+        model = statistics.filter_pruning.model_statistics
+        return {
+            "MACs": model.full.flops / model.current.flops,
+            "parameters": model.full.parameters / model.current.parameters,
+        }
+    sparsity = statistics.magnitude_sparsity.model_statistics
+    return {"zeros": sparsity.sparsity_level_for_layers}
+
+
+def report(runs: list[dict[str, Any]], rows: Mapping[str, Row], epochs: int) -> str:
+    """Return a table: one line per row, mean and spread over its seeds."""
+    lines = []
+    for name, row in rows.items():
+        own = [found for found in runs if found["row"] == name]
+        if not own:
+            continue
+        cells = [
+            mean_and_spread(found["baseline"] for found in own),
+            mean_and_spread(found["trained"] for found in own),
+            mean_and_spread(found["baseline"] - found["trained"] for found in own),
+        ]
+        achieved = own[0].get("statistics", {})
+        lines.append(
+            [
+                *(name, row.network, ", ".join(f"{k} {v:.3g}" for k, v in achieved.items())),
+                *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in cells),
+                *(row.published, str(epochs), str(len(own))),
+            ]
+        )
+    header = ["row", "network", "achieved", "FP32 baseline", "compressed", "drop", "published drop",
+              "epochs", "seeds"]  # fmt: skip
+    return markdown(header, lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with the images and the weights")
+    parser.add_argument("--output", type=Path, help="JSON file for all results")
+    parser.add_argument("--keep", type=Path, help="folder for baselines")
+    parser.add_argument("--rows", nargs="+", choices=[*FULL_ROWS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--full", action="store_true", help="all images and 200 epochs")
+    parser.add_argument("--images", type=int, default=10_000, help="images to train on")
+    parser.add_argument("--baseline-epochs", type=int, default=6)
+    parser.add_argument("--baseline-rate", type=float, default=0.01)
+    parser.add_argument("--epochs", type=int, default=8, help="of every row")
+    parser.add_argument("--rate", type=float, default=0.01, help="learning rate of these epochs")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        print("not measured: pass --data FOLDER, which holds the images and the weights")
+        return
+    rows = FULL_ROWS if arguments.full else ROWS
+    if arguments.full:
+        arguments.images, arguments.baseline_epochs, arguments.epochs = None, 60, 200
+    rows = {name: row for name, row in rows.items() if name in (arguments.rows or rows)}
+    torch.set_num_threads(arguments.threads)
+    folder = arguments.data / "cifar10_jpeg"
+    choices = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "keep", "output")}
+    print(json.dumps(machine()))
+    print(json.dumps(choices))
+    arguments.images_read = (
+        cifar.read_images(find(folder, "train.zip"), arguments.images),
+        cifar.read_images(find(folder, "test*.zip")),
+    )
+    runs: list[dict[str, Any]] = []
+    for seed in arguments.seeds:
+        for name, row in rows.items():
+            model = baseline(row.network, seed, arguments.images_read[0], arguments)
+            runs.append(run(name, row, model, seed, arguments))
+            write(arguments.output, {"machine": machine(), "choices": choices, "runs": runs})
+    print("\n" + report(runs, rows, arguments.epochs))
+
+
+if __name__ == "__main__":
+    main()
