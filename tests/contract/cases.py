@@ -22,6 +22,8 @@ class Case:
 
     ``compression`` is the section of the configuration, ``models`` the examples it is held to,
     the first in every test. ``stages`` are the compression stages after 0, 1, 2… epochs.
+    ``before`` and ``after`` are whole sections of other algorithms in one list with it;
+    ``reads_data`` is False where creation runs the model over no data.
     """
 
     name: str
@@ -30,7 +32,12 @@ class Case:
     compression: Mapping[str, Any]
     models: tuple[str, ...]
     stages: tuple[int, ...]
+    before: tuple[Mapping[str, Any], ...] = ()
+    after: tuple[Mapping[str, Any], ...] = ()
+    reads_data: bool = True
 
+
+GROWING = {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 3}
 
 CASES = (
     Case("int8", "quantization", "torch", {}, tuple(EXAMPLES), (2, 2, 2)),
@@ -53,6 +60,33 @@ CASES = (
         {"params": {"activations_quant_start_epoch": 1, "weights_quant_start_epoch": 2}},
         ("residual",),
         (0, 1, 2),
+    ),
+    Case(
+        "magnitude",
+        "magnitude_sparsity",
+        "torch",
+        {"params": {"update_per_optimizer_step": True, **GROWING}},
+        tuple(EXAMPLES),
+        (0, 1, 2),
+        reads_data=False,
+    ),
+    Case(
+        "magnitude, 2 of 4",
+        "magnitude_sparsity",
+        "torch",
+        {"params": {"pattern": "2:4", "sparsity_target_epoch": 2, "weight_importance": "abs"}},
+        ("residual", "transformer"),
+        (0, 1, 2),
+        reads_data=False,
+    ),
+    Case(
+        "magnitude and int8",
+        "magnitude_sparsity",
+        "torch",
+        {"sparsity_init": 0.3, "params": {"schedule": "exponential", **GROWING}},
+        ("residual", "shared", "transformer"),
+        (1, 1, 2),
+        after=({"algorithm": "quantization"},),
     ),
 )
 
@@ -85,7 +119,11 @@ class Batches(NNCFDataLoader):
 def config_of(case: Case, example: Example) -> nncf.NNCFConfig:
     """Return the configuration of a case for an example, with data registered."""
     section = {"algorithm": case.algorithm, **case.compression}
-    text = {"input_info": example.input_info, "compression": section}
+    sections = [*case.before, section, *case.after]
+    text = {
+        "input_info": example.input_info,
+        "compression": sections if len(sections) > 1 else section,
+    }
     return nncf.register_default_init_args(nncf.NNCFConfig.from_dict(text), Batches(example))
 
 
