@@ -116,9 +116,7 @@ def accuracy(model: nn.Module, images: Images) -> float:
     return 100 * hits / len(images.labels)
 
 
-def train(
-    model: nn.Module, batches: Any, epochs: int, rate: float, controller: Any = None
-) -> None:
+def train(model: nn.Module, batches: Any, epochs: int, rate: float, controller: Any = None) -> None:
     """Train with SGD; the learning rate falls from ``rate`` to zero along a cosine."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))

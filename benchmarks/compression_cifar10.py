@@ -138,7 +138,9 @@ def run(
     training, test = arguments.images_read
     model = copy.deepcopy(model)
     found: dict[str, Any] = {"row": name, "seed": seed, "baseline": cifar.accuracy(model, test)}
-    batches = OnDevice(cifar.TrainingBatches(training, arguments.batch, seed + 1000), arguments.device)
+    batches = OnDevice(
+        cifar.TrainingBatches(training, arguments.batch, seed + 1000), arguments.device
+    )
     section, controller = row.compression(arguments.epochs), None
     if section is not None:
         config = NNCFConfig.from_dict(

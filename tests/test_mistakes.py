@@ -63,7 +63,7 @@ COMPRESSING: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "a folder that you may write to",
     ),
     "not yet": (
-        lambda: config([BATCH], compression={"algorithm": "magnitude_sparsity"}),
+        lambda: config([BATCH], compression={"algorithm": "binarization"}),
         nncf.ConfigError,
         "cannot be trained with yet",
     ),

@@ -23,6 +23,8 @@ class Case:
     ``compression`` is the section of the configuration, ``models`` the examples it is held to,
     the first in every test. ``stages`` are the compression stages after 0, 1, 2… epochs.
     ``exact_strip`` is False where strip makes sums shorter, which may change their last bits.
+    ``before`` and ``after`` are whole sections of other algorithms in one list with it;
+    ``reads_data`` is False where creation runs the model over no data.
     """
 
     name: str
@@ -32,7 +34,12 @@ class Case:
     models: tuple[str, ...]
     stages: tuple[int, ...]
     exact_strip: bool = True
+    before: tuple[Mapping[str, Any], ...] = ()
+    after: tuple[Mapping[str, Any], ...] = ()
+    reads_data: bool = True
 
+
+GROWING = {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 3}
 
 CASES = (
     Case("int8", "quantization", "torch", {}, tuple(EXAMPLES), (2, 2, 2)),
@@ -62,13 +69,73 @@ CASES = (
         "torch",
         {
             "params": {
-                **{"pruning_target": 0.5, "pruning_steps": 3, "channel_multiple": 2},
-                **{"prune_first_conv": True, "all_weights": True},
+                "pruning_target": 0.5,
+                "pruning_steps": 3,
+                "channel_multiple": 2,
+                "prune_first_conv": True,
+                "all_weights": True,
             }
         },
         ("residual", "shared", "transformer"),
         (0, 1, 2),
+        reads_data=False,
         exact_strip=False,
+    ),
+    Case(
+        "pruning and int8",
+        "filter_pruning",
+        "torch",
+        {
+            "pruning_init": 0.25,
+            "params": {
+                "pruning_target": 0.5,
+                "pruning_steps": 3,
+                "channel_multiple": 2,
+                "prune_first_conv": True,
+            },
+        },
+        ("residual", "transformer"),
+        (1, 1, 2),
+        after=({"algorithm": "quantization"},),
+        exact_strip=False,
+    ),
+    Case(
+        "pruning, magnitude and int8",
+        "filter_pruning",
+        "torch",
+        {"params": {"schedule": "baseline", "channel_multiple": 2, "prune_first_conv": True}},
+        ("residual",),
+        (1, 1, 2),
+        before=({"algorithm": "magnitude_sparsity", "params": GROWING},),
+        after=({"algorithm": "quantization"},),
+        exact_strip=False,
+    ),
+    Case(
+        "magnitude",
+        "magnitude_sparsity",
+        "torch",
+        {"params": {"update_per_optimizer_step": True, **GROWING}},
+        tuple(EXAMPLES),
+        (0, 1, 2),
+        reads_data=False,
+    ),
+    Case(
+        "magnitude, 2 of 4",
+        "magnitude_sparsity",
+        "torch",
+        {"params": {"pattern": "2:4", "sparsity_target_epoch": 2, "weight_importance": "abs"}},
+        ("residual", "transformer"),
+        (0, 1, 2),
+        reads_data=False,
+    ),
+    Case(
+        "magnitude and int8",
+        "magnitude_sparsity",
+        "torch",
+        {"sparsity_init": 0.3, "params": {"schedule": "exponential", **GROWING}},
+        ("residual", "shared", "transformer"),
+        (1, 1, 2),
+        after=({"algorithm": "quantization"},),
     ),
 )
 
@@ -101,7 +168,11 @@ class Batches(NNCFDataLoader):
 def config_of(case: Case, example: Example) -> nncf.NNCFConfig:
     """Return the configuration of a case for an example, with data registered."""
     section = {"algorithm": case.algorithm, **case.compression}
-    text = {"input_info": example.input_info, "compression": section}
+    sections = [*case.before, section, *case.after]
+    text = {
+        "input_info": example.input_info,
+        "compression": sections if len(sections) > 1 else section,
+    }
     return nncf.register_default_init_args(nncf.NNCFConfig.from_dict(text), Batches(example))
 
 

@@ -57,6 +57,27 @@ def near(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def disturbed(value: torch.Tensor) -> torch.Tensor:
+    """Return other values for a tensor of a CompressionOp: a wider range, the opposite mask."""
+    return value * 1.7 if value.is_floating_point() else int(value.max()) - value
+
+
+@torch.no_grad()
+def disturb(model: nn.Module) -> None:
+    """Change everything that the CompressionOps of a model have learned or chosen."""
+    for tensor in (*model.compression.parameters(), *model.compression.buffers()):
+        tensor.copy_(disturbed(tensor))
+
+
+def stripped_same(case: Any, plain: nn.Module, example: Example, expected: Any) -> bool:
+    """Tell whether a stripped model computes what is expected, to the last bit where it can."""
+    found = call(plain, example)
+    is_plain = all(name != "compression" for name, _ in plain.named_children())
+    if case.exact_strip and not (example.fused and is_plain):
+        return same(found, expected)
+    return near(found, expected)
+
+
 def unequal(one: Any, other: Any) -> bool:
     """Tell whether two outputs differ."""
     return not same(one, other)

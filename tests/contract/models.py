@@ -114,11 +114,16 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Example:
-    """A model class, its ``input_info``, and what it is called with."""
+    """A model class, its ``input_info``, and what it is called with.
+
+    ``fused`` models have layers that PyTorch computes at once, with other last bits, where nothing
+    is inserted into them.
+    """
 
     model: Callable[[], nn.Module]
     input_info: Any
     inputs: Callable[[torch.Generator, int], Inputs]
+    fused: bool = False
 
     def batch(self, seed: int, size: int = 4) -> Inputs:
         """Return the arguments of one call, the same for a seed."""
@@ -155,8 +160,8 @@ EXAMPLES: Mapping[str, Example] = {
         ],
         _named,
     ),
-    "recurrent": Example(Recurrent, {"sample_size": [1, 7], "type": "long"}, _words),
-    "transformer": Example(Transformer, {"sample_size": [1, 5, 8]}, _rand(5, 8)),
+    "recurrent": Example(Recurrent, {"sample_size": [1, 7], "type": "long"}, _words, fused=True),
+    "transformer": Example(Transformer, {"sample_size": [1, 5, 8]}, _rand(5, 8), fused=True),
     "branching": Example(Branching, {"sample_size": [1, 8]}, _rand(8)),
 }
 

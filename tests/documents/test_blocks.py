@@ -95,21 +95,33 @@ SCHEMES = {
     "int8_mixed_preset.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int8_transformer.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int4_weights.json": {"4-bit symmetric", "8-bit symmetric"},
+    "sparsity_2_of_4_int8.json": {"8-bit symmetric"},
+}
+MASKS = {
+    "sparsity_70.json": {"mask"},
+    "sparsity_2_of_4_int8.json": {"2:4 mask along axis 1"},
 }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_example_configurations_compress_a_model(path: Path) -> None:
-    """Each example configuration places the quantizers that its comment speaks of."""
+    """Each example configuration places the quantizers and masks that its comment speaks of."""
     config = NNCFConfig.from_json(path)
     config["log_dir"] = "."
     script = a_training_script(transformer="transformer" in path.name)
     register_default_init_args(config, script["train_loader"])
     _, model = create_compressed_model(script["model"], config)
-    ops = [insert.op for insert in model.compression.layout]
-    assert {f"{op.bits}-bit {op.mode}" for op in ops} == SCHEMES[path.name]
+    every = [insert.op for insert in model.compression.layout]
+    ops = [op for op in every if op.algorithm == "quantization"]
+    assert {f"{op.bits}-bit {op.mode}" for op in ops} == SCHEMES.get(path.name, set())
+    assert {str(op) for op in every if op not in ops} == MASKS.get(path.name, set())
+    assert every
+    if not ops:
+        return
     halved = {op.half_range for op in ops if op.weight and op.bits == 8}
-    assert halved <= {config["compression"].get("overflow_fix") != "disable"}
+    sections = config["compression"]
+    if isinstance(sections, dict):
+        assert halved <= {sections.get("overflow_fix") != "disable"}
     assert any(op.per_channel for op in ops) == ("per_tensor" not in path.name)
     assert not [i for i in model.compression.layout if "input of layer_norm" in i.reason]
 

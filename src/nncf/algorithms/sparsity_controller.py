@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from nncf.algorithms.sparsity_options import SparsitySchedule
 from nncf.algorithms.sparsity_schedulers import SparsityScheduler
+from nncf.algorithms.sparsity_statistics import SparsifiedModelStatistics, Zeros, collect
+from nncf.compression.algorithm import Compressed
 from nncf.compression.controller import Controller
+from nncf.compression.layout import Layout
 from nncf.compression.stage import CompressionStage
 from nncf.errors import CheckpointError, LevelError
 
@@ -55,19 +59,64 @@ class SparsityController(Controller):
             self.sparsity_level = float(state["sparsity_level"])
             self.frozen = bool(state["frozen"])
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"The state of '{self.name}' in compression_state is damaged ({error!r}). Expected "
-                "the keys sparsity_level and frozen as get_compression_state() wrote them."
-            ) from error
+            raise damaged(self.name, "sparsity_level and frozen", error) from error
         super().load_state(state)
 
 
-def checked_level(level: float, *, where: str = "sparsity level") -> float:
-    """Return a level as a float. Raises LevelError outside of [0, 1)."""
+def damaged(name: str, keys: str, error: Exception) -> CheckpointError:
+    """Return the error for a controller's state that lacks what it should hold."""
+    return CheckpointError(
+        f"The state of '{name}' in compression_state is damaged ({error!r}). Expected the keys "
+        f"{keys} as get_compression_state() wrote them."
+    )
+
+
+def checked_level(level: float, *, maximum: float = 1.0, limit: str = "") -> float:
+    """Return a level as a float.
+
+    Raises LevelError outside of [0, 1) and beyond ``maximum``, which ``limit`` explains.
+    """
     level = float(level)
     if not 0 <= level < 1:
         raise LevelError(
-            f"{where} = {level:g}: expected a number in [0, 1), the share of weights that become "
-            "zero. At least one weight has to stay; to remove everything, remove the layer."
+            f"sparsity level = {level:g}: expected a number in [0, 1), the share of weights that "
+            "become zero. Some weight has to stay; to remove everything, remove the layer."
+        )
+    if level > maximum:
+        raise LevelError(
+            f"sparsity level = {level:g} is out of reach: the maximum is {maximum:g}{limit}."
         )
     return level
+
+
+def layer_names(layout: Layout) -> list[str]:
+    """Return the address of the first operation of each mask, for readers."""
+    return [insert.points[0].address for insert in layout]
+
+
+def model_statistics(
+    compressed: Compressed, parameters: Mapping[str, str]
+) -> SparsifiedModelStatistics:
+    """Count the zeros of a model with masks; ``parameters`` are those masked, by Insert name.
+
+    A mask's op has ``zeros(weight)``, the number of zeros of the weight behind the mask.
+    """
+    counts = compressed.backend.zero_counts(compressed.model)
+    layers = zip(layer_names(compressed.layout), parameters.items(), strict=True)
+    masked = [
+        Zeros(
+            layer,
+            counts[own][0],
+            int(compressed.ops[name].zeros(compressed.model.get_parameter(own))),
+        )
+        for layer, (name, own) in layers
+    ]
+    others = [Zeros(n, *counts[n]) for n in counts if n not in set(parameters.values())]
+    return collect(masked, others)
+
+
+def mean_level(levels: Mapping[str, float], layout: Layout) -> float:
+    """Return the level of several layers together, 0 of none; ``levels`` are by Insert name."""
+    sizes = {insert.name: prod(insert.shape) for insert in layout}
+    total = sum(sizes.values())
+    return sum(levels[name] * size for name, size in sizes.items()) / total if total else 0.0

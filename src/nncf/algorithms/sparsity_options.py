@@ -63,6 +63,12 @@ class SparsitySchedule(Options):
         backends=TORCH,
     )
 
+    def final_level(self) -> float:
+        """Return the level at the end of the schedule."""
+        if self.schedule == "multistep":
+            return self.multistep_sparsity_levels[-1]
+        return self.sparsity_target
+
     def rules(self) -> Iterator[Problem]:
         if self.schedule != "multistep":
             return
@@ -79,7 +85,7 @@ class SparsitySchedule(Options):
     def remarks(self) -> Iterator[Problem]:
         if self.sparsity_level_setting_mode == "local":
             names = tuple(n for n in type(self).model_fields if n != "sparsity_level_setting_mode")
-            names = tuple(name for name in names if name != "weight_importance")
+            names = tuple(name for name in names if name not in ("weight_importance", "pattern"))
             yield from self.no_effect(names, 'sparsity_level_setting_mode "global"')
             return
         for schedule, names in _READ_BY.items():

@@ -65,7 +65,7 @@ class SparsityScheduler(Scheduler):
         super().__init__()
         self._controller = controller
         self.initial_level = initial_level
-        self.target_level = params.sparsity_target
+        self.target_level = params.final_level()
         self.target_epoch = params.sparsity_target_epoch
         self.freeze_epoch = params.sparsity_freeze_epoch
 
@@ -194,7 +194,6 @@ class MultistepScheduler(SparsityScheduler):
     ) -> None:
         super().__init__(controller, params, initial_level)
         self.steps, self.levels = params.multistep_steps, params.multistep_sparsity_levels
-        self.target_level = self.levels[-1]
 
     def level_at(self, epoch: float) -> float:
         return self.levels[bisect_right(self.steps, epoch)]

@@ -111,6 +111,15 @@ class Operation:
         allowed = [p for p in candidates if p.registered is not False]
         return allowed[0] if allowed else None
 
+    @property
+    def weights(self) -> tuple[Parameter, ...]:
+        """The parameters that count as weights: ``weight``, or all matrices of other products."""
+        if self.weight is not None:
+            return (self.weight,)
+        if self.kind.name in ("lstm", "gru", "matmul"):
+            return tuple(item for item in self.parameters if len(item.shape) > 1)
+        return ()
+
 
 @dataclass(frozen=True)
 class Edge:

@@ -7,9 +7,10 @@ The idea
 
 The formula
     Importance of a weight: ``|w|``, or ``|w| / ‖W‖₂`` so that layers of different scale compare
-    fairly. With all importances sorted in ascending order, the threshold at level ``p`` is the
-    one at position ``⌊(N − 1) p⌋``; weights above it are kept. The level follows a schedule, by
-    default the polynomial ``p_T − (p_T − p_0)(1 − t/T)^0.9``.
+    fairly. At level ``p`` the ``⌊N p⌋`` least important of all N weights are zero, at level 0
+    none; of equals the first go first. The level follows a schedule, by default the polynomial
+    ``p_T − (p_T − p_0)(1 − t/T)^0.9``. With a pattern N:M only the M − N smallest of each M
+    neighbouring input channels may go, and at the end all of them have gone.
 
 Paper
     M. Zhu, S. Gupta, *To prune, or not to prune*, 2017 (arXiv:1710.01878).
@@ -21,46 +22,6 @@ When to use it
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from nncf.algorithms.magnitude_sparsity.options import MagnitudeSparsityOptions
 
-from nncf.algorithms.batchnorm_adaptation.options import BatchnormAdaptationOptions
-from nncf.algorithms.sparsity_options import SPARSITY_ROLE, ScopeOptions, SparsitySchedule
-from nncf.options import Level, Options, option
-
-
-class MagnitudeSparsityInitializer(Options):
-    """What happens when a sparsity level has been set."""
-
-    batchnorm_adaptation: BatchnormAdaptationOptions = option(
-        BatchnormAdaptationOptions(),
-        "Refresh batch norm statistics when the training script asks for it.",
-    )
-
-
-class MagnitudeSparsitySchedule(SparsitySchedule):
-    """How the level grows, and which weights go first."""
-
-    schedule: Literal["polynomial", "exponential", "multistep"] = option(
-        "polynomial", "How the level grows."
-    )
-    weight_importance: Literal["normed_abs", "abs"] = option(
-        "normed_abs",
-        'What makes a weight important: its size relative to its layer ("normed_abs") or as it '
-        'is ("abs").',
-    )
-
-
-class MagnitudeSparsityOptions(ScopeOptions):
-    """Settings of ``{"algorithm": "magnitude_sparsity"}``."""
-
-    adaptive: ClassVar[bool] = True
-    role: ClassVar[str] = SPARSITY_ROLE
-
-    algorithm: Literal["magnitude_sparsity"] = option("magnitude_sparsity", "Names this algorithm.")
-    sparsity_init: Level = option(0.0, "Level at the start of training.")
-    initializer: MagnitudeSparsityInitializer = option(
-        MagnitudeSparsityInitializer(), "What happens when a level has been set."
-    )
-    params: MagnitudeSparsitySchedule = option(
-        MagnitudeSparsitySchedule(), "How the level grows over the epochs."
-    )
+__all__ = ["MagnitudeSparsityOptions"]

@@ -20,7 +20,7 @@ from nncf.algorithms.quantization.hardware import Schemes, load
 from nncf.algorithms.quantization.propagation import Propagation, execution_order, propagate
 from nncf.algorithms.quantization.roles import Roles, assign_roles
 from nncf.algorithms.quantization.scheme import Scheme
-from nncf.algorithms.quantization.traits import EMBEDDINGS, weights_of
+from nncf.algorithms.quantization.traits import EMBEDDINGS
 from nncf.algorithms.quantization.weights import (
     WeightSite,
     check_frozen,
@@ -126,7 +126,7 @@ def _give_to_embeddings(
 
 def _embedding_schemes(roles: Roles, key: str) -> Schemes:
     operation = roles.graph[key]
-    weights = weights_of(operation)
+    weights = operation.weights
     if operation.kind.name not in EMBEDDINGS or not weights or operation.unreached:
         return ()
     if roles.weight_selection.excuse(operation) is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nncf.algorithms.quantization.constraints import Constraints, read_constraints
 from nncf.algorithms.quantization.hardware import Hardware
-from nncf.algorithms.quantization.traits import Trait, trait_of, weights_of
+from nncf.algorithms.quantization.traits import Trait, trait_of
 from nncf.errors import ConfigError
 from nncf.graph.graph import Graph, Operation
 from nncf.graph.patterns import ACTIVATIONS, Fusion, describe, find_constants, fuse
@@ -206,7 +206,7 @@ def _block(roles: Roles) -> None:
     for key, scope in roles.activation_selection.ignored.items():
         operation = roles.graph[key]
         fused_activation = roles.is_member(key) and operation.kind.name in ACTIVATIONS
-        if (roles.quantizes(operation) or weights_of(operation)) and not fused_activation:
+        if (roles.quantizes(operation) or operation.weights) and not fused_activation:
             continue
         if roles.is_member(key) and operation.kind.name == "batch_norm":
             continue

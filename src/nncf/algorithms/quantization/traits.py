@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nncf.algorithms.quantization.hardware import Hardware, Schemes
-from nncf.graph.graph import Edge, Operation, Parameter
+from nncf.graph.graph import Edge, Operation
 from nncf.graph.kinds import WEIGHTED
 
 Behaviour = Literal["quantizes", "passes", "opaque"]
@@ -93,15 +93,6 @@ def quantized_ports(operation: Operation) -> frozenset[int]:
 def keeps_channels(operation: Operation) -> bool:
     """Tell whether ranges per channel stay valid when a quantizer moves past the operation."""
     return operation.kind.name in _KEEPS_CHANNELS
-
-
-def weights_of(operation: Operation) -> tuple[Parameter, ...]:
-    """Return the parameters of an operation that count as weights."""
-    if operation.weight is not None:
-        return (operation.weight,)
-    if operation.kind.name in ("lstm", "gru", "matmul"):
-        return tuple(item for item in operation.parameters if len(item.shape) > 1)
-    return ()
 
 
 def is_scalar(edge: Edge) -> bool:

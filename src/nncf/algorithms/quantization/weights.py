@@ -11,7 +11,7 @@ from nncf.algorithms.quantization.demands import common_schemes, only_per_tensor
 from nncf.algorithms.quantization.hardware import Schemes
 from nncf.algorithms.quantization.roles import Roles
 from nncf.algorithms.quantization.scheme import Scheme
-from nncf.algorithms.quantization.traits import MULTIPLIES, weights_of
+from nncf.algorithms.quantization.traits import MULTIPLIES
 from nncf.compression.layout import Insert, Skip
 from nncf.errors import ModelError
 from nncf.graph.address import Point
@@ -35,7 +35,7 @@ class WeightSite:
 
 def potential_weights(graph: Graph) -> int:
     """Return how many quantizers of weights the graph could have: one per distinct weight."""
-    return len({_identity(op, item) for op in graph.operations() for item in weights_of(op)})
+    return len({_identity(op, item) for op in graph.operations() for item in op.weights})
 
 
 def find_weights(
@@ -49,7 +49,7 @@ def find_weights(
     sites: dict[tuple[object, ...], list[WeightSite]] = {}
     skips: list[Skip] = []
     for operation in roles.graph.operations():
-        for parameter in weights_of(operation):
+        for parameter in operation.weights:
             point = Point(operation.key, "weight", parameter.port)
             excuse = _excuse(roles, operation)
             if excuse is not None:
