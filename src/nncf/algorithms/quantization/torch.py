@@ -350,6 +350,11 @@ class NativeQuantizer(nn.Module):
         shape[self.axis] = -1
         return torch.clamp(x, self.minimum.view(shape), self.maximum.view(shape))
 
+    def code_grid(self) -> tuple[torch.Tensor, torch.Tensor, int | None]:
+        """Return step, lowest code counted from that of zero (both flat), and the channels' axis."""
+        step, zero = (torch.as_tensor(v).reshape(-1) for v in (self.scale, self.zero_point))
+        return step, self.code_range[0] - zero, self.axis
+
     def extra_repr(self) -> str:
         grain = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
         return f"codes {self.levels[0]}…{self.levels[1]} {grain}"
