@@ -50,6 +50,21 @@ def test_options(capsys):
     )
 
 
+def test_size(tmp_path, capsys):
+    """Size prints a table whose total is the size of the file, and refuses other files."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.safetensors"
+    save_packed = pytest.importorskip("nncf.torch").save_packed
+    save_packed({"weight": torch.zeros(100, 100), "bias": torch.ones(3)}, path)
+    assert main(["size", str(path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["weight", "100×100", "F32", "40,000", "1,250", "bitmask"] in lines
+    assert int(lines[-1][2].replace(",", "")) == path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["size", str(path)]) == 1
+    assert "model.safetensors: it has " in capsys.readouterr().err
+
+
 def test_errors_are_one_message(tmp_path, capsys):
     """A wrong file gives exit status 1 and the message of the error."""
     assert main(["explain", str(tmp_path / "none.json")]) == 1

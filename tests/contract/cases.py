@@ -39,10 +39,11 @@ class Case:
     reads_data: bool = True
 
 
+DENSE = tuple(name for name in EXAMPLES if name != "sparse")
 GROWING = {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 3}
 
 CASES = (
-    Case("int8", "quantization", "torch", {}, tuple(EXAMPLES), (2, 2, 2)),
+    Case("int8", "quantization", "torch", {}, DENSE, (2, 2, 2)),
     Case(
         "asymmetric, logarithmic",
         "quantization",
@@ -115,7 +116,7 @@ CASES = (
         "magnitude_sparsity",
         "torch",
         {"params": {"update_per_optimizer_step": True, **GROWING}},
-        tuple(EXAMPLES),
+        DENSE,
         (0, 1, 2),
         reads_data=False,
     ),
@@ -135,6 +136,24 @@ CASES = (
         {"sparsity_init": 0.3, "params": {"schedule": "exponential", **GROWING}},
         ("residual", "shared", "transformer"),
         (1, 1, 2),
+        after=({"algorithm": "quantization"},),
+    ),
+    Case(
+        "const",
+        "const_sparsity",
+        "torch",
+        {},
+        ("sparse", "shared", "named"),
+        (2, 2, 2),
+        reads_data=False,
+    ),
+    Case(
+        "const and int8",
+        "const_sparsity",
+        "torch",
+        {},
+        ("sparse",),
+        (2, 2, 2),
         after=({"algorithm": "quantization"},),
     ),
 )

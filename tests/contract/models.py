@@ -34,6 +34,16 @@ class Residual(nn.Module):
         return self.head(self.dropout(y.mean((2, 3))))
 
 
+class Sparse(Residual):
+    """The same with more than half of the convolutions' and linear layers' weights zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            for layer in (self.stem, self.inner, self.depthwise, self.head):
+                layer.weight[layer.weight.abs() < 0.6 * layer.weight.abs().max()] = 0
+
+
 class Shared(nn.Module):
     """One convolution called twice, a weight used by two layers, nested containers."""
 
@@ -151,6 +161,7 @@ def _named(generator: torch.Generator, size: int) -> Inputs:
 
 EXAMPLES: Mapping[str, Example] = {
     "residual": Example(Residual, {"sample_size": [1, 1, 8, 8]}, _rand(1, 8, 8)),
+    "sparse": Example(Sparse, {"sample_size": [1, 1, 8, 8]}, _rand(1, 8, 8)),
     "shared": Example(Shared, {"sample_size": [1, 1, 8, 8]}, _rand(1, 8, 8)),
     "named": Example(
         Named,

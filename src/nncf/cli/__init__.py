@@ -27,13 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from nncf.cli import config_schema, explain, list_options
+    from nncf.cli import config_schema, explain, list_options, size
 
     parser = argparse.ArgumentParser(
         prog="nncf", description="Compress neural networks while they train."
     )
     parser.add_argument("--version", action="version", version=f"nncf {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (explain, list_options, config_schema):
+    for command in (explain, list_options, config_schema, size):
         command.add_to(commands)
     return parser

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         no_nncf_trace,
         register_operator,
     )
+    from nncf.torch.packed import load_packed, save_packed
     from nncf.torch.registration import register_module
     from nncf.torch.state import load_state
 
@@ -32,6 +33,7 @@ __all__ = [
     "create_compressed_model",
     "disable_tracing",
     "forward_nncf_trace",
+    "load_packed",
     "load_state",
     "nncf_model_input",
     "nncf_model_output",
@@ -39,6 +41,7 @@ __all__ = [
     "register_default_init_args",
     "register_module",
     "register_operator",
+    "save_packed",
     "strip",
 ]
 
@@ -49,6 +52,7 @@ _HOMES = {
         *("disable_tracing", "forward_nncf_trace", "no_nncf_trace"),
         *("nncf_model_input", "nncf_model_output", "register_operator"),
     ],
+    "nncf.torch.packed": ["load_packed", "save_packed"],
     "nncf.torch.registration": ["register_module"],
     "nncf.torch.state": ["load_state"],
 }

@@ -19,7 +19,13 @@ from nncf.torch import hooks, kernels, op_kinds
 from nncf.torch.capture import Capture
 from nncf.torch.checkpointing import follow
 from nncf.torch.rewrites import FUNCTIONS, rewrite_of
-from nncf.torch.sites import Site, baked_parameters, sites_of, spent_inserts
+from nncf.torch.sites import (
+    Site,
+    baked_parameters,
+    read_parameters,
+    sites_of,
+    spent_inserts,
+)
 from nncf.torch.sizes import Sizes
 
 NAMES = ("compression", "nncf_compression")
@@ -62,6 +68,7 @@ class Compression(nn.Module):
         self.calls = captured.calls
         self.hidden = sorted(captured.hidden & self.sites.keys())
         self.baked_parameters = baked_parameters(layout, captured.graph)
+        self.read_parameters = read_parameters(layout, captured.graph)
         self.spent_once_baked = spent_inserts(layout, captured.graph, self.baked_parameters)
         self.rewritten_scopes = frozenset(key.rpartition("/")[0] for key in self.sites)
         names = {Address.parse(key).name for key in (*self.sites, *self.sizes.rules)}

@@ -84,6 +84,19 @@ def baked_parameters(layout: Layout, graph: Graph) -> dict[str, tuple[str, ...]]
     return found
 
 
+def read_parameters(layout: Layout, graph: Graph) -> dict[str, str]:
+    """Return, by Insert name, the parameter that the first point reads as it is, where it does."""
+    found: dict[str, str] = {}
+    for insert in layout:
+        point = insert.points[0]
+        if point.kind == "weight":
+            parameters = graph[point.address].parameters
+            read = {p.port: p.name for p in parameters if p.direct}
+            if point.port in read:
+                found[insert.name] = read[point.port]
+    return found
+
+
 def spent_inserts(
     layout: Layout, graph: Graph, baked: Mapping[str, Sequence[str]]
 ) -> frozenset[str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,8 @@ def load_state(
 
     Keys are compared without the names of wrappers (``module.``, ``nncf_module.``, ``_nncf.``),
     so it does not matter how the model is wrapped and how the saved one was. Keys that releases
-    1.x to 2.6 of the original wrote for quantizers are translated, with a warning.
+    1.x to 2.6 of the original wrote for quantizers are translated, with a warning. Masks that keep
+    the zeros of a weight follow weights that are loaded without masks.
 
     Args:
         model: a model, compressed or not, wrapped or not.
@@ -58,8 +59,27 @@ def load_state(
     if problems:
         _LOGGER.warning("%s", problems)
     model.load_state_dict(matches.tensors, strict=False)
+    _tell_of_weights(model, matches.tensors.keys())
     _LOGGER.info("Loaded %d/%d parameters", len(matches.tensors), len(target))
     return len(matches.tensors)
+
+
+def _tell_of_weights(model: nn.Module, loaded: Collection[str]) -> None:
+    """Show new weights to the CompressionOps that follow them and were not loaded themselves.
+
+    Such an op has a method ``weight_loaded(weight)``.
+    """
+    for path, module in model.named_modules():
+        if not isinstance(module, Compression):
+            continue
+        root = path.rpartition(".")[0]
+        for name, parameter in module.read_parameters.items():
+            tell = getattr(module.ops[name], "weight_loaded", None)
+            own = f"{path}.ops.{name}."
+            if tell is None or any(key.startswith(own) for key in loaded):
+                continue
+            if f"{root}.{parameter}".lstrip(".") in loaded:
+                tell(model.get_submodule(root).get_parameter(parameter))
 
 
 @dataclass

@@ -6,7 +6,8 @@ The idea
     masks are taken as they come and never change.
 
 The formula
-    ``w · mask`` with a constant mask.
+    ``w · mask`` with ``mask = [w ≠ 0]`` of the weights that the model has when it is compressed,
+    or that are loaded into it.
 
 When to use it
     As a second step after magnitude or RB sparsity, together with quantization.
@@ -14,15 +15,6 @@ When to use it
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from nncf.algorithms.const_sparsity.options import ConstSparsityOptions
 
-from nncf.algorithms.sparsity_options import SPARSITY_ROLE, ScopeOptions
-from nncf.options import option
-
-
-class ConstSparsityOptions(ScopeOptions):
-    """Settings of ``{"algorithm": "const_sparsity"}``."""
-
-    role: ClassVar[str] = SPARSITY_ROLE
-
-    algorithm: Literal["const_sparsity"] = option("const_sparsity", "Names this algorithm.")
+__all__ = ["ConstSparsityOptions"]

@@ -352,11 +352,14 @@ class NativeQuantizer(nn.Module):
 
     def shorten(self, masks: Mapping[int, torch.Tensor]) -> None:
         """Follow a tensor that loses indices: by axis, ``masks`` are True for those that stay."""
-        if self.axis is None or self.axis not in masks:
-            return
-        kept = masks[self.axis].to(self.scale.device)
-        for name in ("scale", "zero_point", "minimum", "maximum"):
-            setattr(self, name, getattr(self, name)[kept])
+        if self.axis in masks:
+            for name, values in list(self.named_buffers()):
+                setattr(self, name, values[masks[self.axis].to(values.device)])
+
+    def code_grid(self) -> tuple[torch.Tensor, torch.Tensor, int | None]:
+        """Return step, lowest code counted from that of zero (both flat), and the channels' axis."""
+        step, zero = (torch.as_tensor(v).reshape(-1) for v in (self.scale, self.zero_point))
+        return step, self.code_range[0] - zero, self.axis
 
     def extra_repr(self) -> str:
         grain = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forms of packed tensors: every bit comes back, the smallest form is taken, damage is noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from nncf.compression.forms import (
+    DTYPES,
+    FORMS,
+    CodeGrid,
+    Packed,
+    Part,
+    Plain,
+    from_bits,
+    pack,
+    to_bits,
+    unpack,
+    word_type,
+)
+
+INTERESTING = {
+    1: [0, 0, 0, 1, 0x80, 0xFF],
+    2: [0, 0, 0, 0x8000, 0x7FC0, 0x3F80, 1],
+    4: [0, 0, 0, 0x80000000, 0x7FC00001, 0x3F800000, 1],
+    8: [0, 0, 0, 1 << 63, 0x7FF8000000000001, 1],
+}
+"""Zeros, negative zeros, NaN, denormal numbers: what a model's tensors may hold."""
+
+
+def words_of(dtype):
+    size = DTYPES[dtype]
+    elements = st.sampled_from(INTERESTING[size]) | st.integers(0, 2 ** (8 * size) - 1)
+    return arrays.arrays(word_type(dtype), st.integers(0, 70), elements=elements)
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F16", "F8_E5M2", "I64", "I8", "C64"])
+@pytest.mark.parametrize("form", ["dense", "bitmask", "signed_bitmask"])
+@given(data=st.data())
+def test_every_bit_comes_back(dtype, form, data):
+    """Whatever the bits of a tensor are, each form that takes it returns the same bits."""
+    words = data.draw(words_of(dtype))
+    packed = FORMS[form].pack(Plain(words, dtype, words.shape))
+    if packed is None:
+        assert form == "signed_bitmask"
+        assert not (words == 1 << (8 * DTYPES[dtype] - 1)).any()
+        return
+    back = unpack(packed, dtype, words.shape)
+    assert back.dtype == words.dtype
+    assert back.tobytes() == words.tobytes()
+
+
+@given(arrays.arrays(np.bool_, st.integers(0, 40)))
+def test_truth_values_take_a_bit(flags):
+    """Truth values come back from one bit each."""
+    packed = FORMS["bits"].pack(Plain(flags.view(np.uint8), "BOOL", flags.shape))
+    assert packed.nbytes == -(-flags.size // 8)
+    assert unpack(packed, "BOOL", flags.shape).tobytes() == flags.tobytes()
+
+
+@pytest.mark.parametrize("form", ["codes", "bitmask_codes"])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@given(data=st.data())
+def test_values_on_a_grid_come_back_from_bytes(form, axis, data):
+    """Code times step comes back to the bit, whatever the steps and the lowest codes are."""
+    shape = (3, 4, 5)
+    count = 1 if axis is None else shape[axis]
+    magnitudes = st.floats(2.0**-120, 2.0**60, width=32)
+    step = data.draw(arrays.arrays(np.float32, count, elements=magnitudes))
+    lowest = data.draw(arrays.arrays(np.int64, count, elements=st.integers(-255, 0)))
+    grid = CodeGrid(step, lowest, axis)
+    offsets = data.draw(arrays.arrays(np.int64, shape, elements=st.integers(0, 255)))
+    codes = grid.along(lowest, 3) + offsets
+    words = (codes.astype(np.float32) * grid.along(step, 3)).reshape(-1).view("<u4")
+    packed = FORMS[form].pack(Plain(words, "F32", shape, (grid,)))
+    assert unpack(packed, "F32", shape).tobytes() == words.tobytes()
+    kept = 60 if form == "codes" else np.count_nonzero(codes)
+    assert packed.parts["codes"].words.nbytes == kept
+
+
+def on_grid():
+    grid = CodeGrid(np.array([0.1], np.float32), np.array([-128]))
+    values = np.arange(-128, 128, dtype=np.float32) * grid.step
+    return values, grid
+
+
+@pytest.mark.parametrize(
+    "value", [np.nan, np.inf, -0.0, 0.05, 12.8, np.nextafter(np.float32(1), 2)]
+)
+def test_a_value_beside_the_grid_is_not_stored_as_a_code(value):
+    """One element that no code gives back to the bit keeps a tensor from being stored as codes."""
+    values, grid = on_grid()
+    plain = Plain(values.view("<u4"), "F32", values.shape, (grid,))
+    assert pack("w", plain).form == "codes"
+    values[5] = value
+    assert pack("w", plain).form in ("dense", "bitmask")
+
+
+def test_the_grid_that_fits_is_taken():
+    """Of several grids the first on which all values lie is used; grids of wrong size are not."""
+    values, grid = on_grid()
+    wrong = CodeGrid(np.ones(3, np.float32), np.zeros(3, np.int64), 0)
+    beyond = dataclasses.replace(wrong, axis=7)
+    other = CodeGrid(np.ones(1, np.float32), np.zeros(1, np.int64))
+    plain = Plain(values.view("<u4"), "F32", values.shape, (wrong, beyond, other, grid))
+    assert pack("w", plain).parts["step"].words.view(np.float32) == np.float32(0.1)
+
+
+@pytest.mark.parametrize(
+    ("share", "sign", "form"),
+    [(0.0, 1, "dense"), (0.01, 1, "dense"), (0.5, 1, "bitmask"), (0.5, -1, "signed_bitmask")],
+)
+def test_the_smallest_form_is_taken(share, sign, form):
+    """Few zeros do not pay for a mask; negative zeros are worth a bit for their signs."""
+    draw = np.random.default_rng(0)
+    values = draw.normal(size=4000).astype(np.float32)
+    values[draw.random(4000) < share] = 0.0
+    values = np.where(values == 0, np.float32(0) * sign, values)
+    values[7] = 0.0
+    packed = pack("w", Plain(values.view("<u4"), "F32", values.shape))
+    assert packed.form == form
+    kept = np.count_nonzero(values)
+    bits = {"dense": 0, "bitmask": 500, "signed_bitmask": 500 + -(-(4000 - kept) // 8)}[form]
+    assert packed.nbytes == (16000 if form == "dense" else 4 * kept + bits)
+
+
+def test_a_small_tensor_stays_as_it_is():
+    """What a mask would save must be more than the words about it in the header."""
+    values = np.zeros(32, np.float32)
+    assert pack("w", Plain(values.view("<u4"), "F32", values.shape)).form == "dense"
+    values = np.zeros(3200, np.float32)
+    assert pack("w", Plain(values.view("<u4"), "F32", values.shape)).form == "bitmask"
+
+
+MASK = {"mask": Part(to_bits(np.array([1, 0, 1], bool)), "U8")}
+TWO = {"values": Part(np.ones(2, "<u4"), "F32")}
+STEP = {"step": Part(np.ones(1, np.float32).view("<u4"), "F32")}
+
+
+@pytest.mark.parametrize(
+    ("packed", "shape", "reason"),
+    [
+        (Packed("triangle", {}), (3,), '"triangle" is unknown; known are dense, bits, bitmask'),
+        (Packed("bitmask", MASK), (3,), "lacks: values"),
+        (Packed("bitmask", MASK | {"values": Part(np.ones(3, "<u4"), "F32")}), (3,), "keeps 2"),
+        (Packed("bitmask", MASK | TWO), (30,), "mask of 1 bytes is stored, 30 bits"),
+        (Packed("bitmask", MASK | TWO), (2,), "beyond the end of a mask"),
+        (Packed("dense", {"": TWO["values"]}), (3,), "2 elements are stored, the shape has 3"),
+        (Packed("codes", {"codes": Part(np.ones(2, "u1"), "U8")} | STEP), (3,), "2 codes"),
+        (
+            Packed("codes", {"codes": Part(np.ones(3, "u1"), "U8")} | STEP, {"axis": 1}),
+            (3,),
+            "1 steps along axis 1 do not fit",
+        ),
+    ],
+)
+def test_damaged_parts_are_noticed(packed, shape, reason):
+    """Parts that do not belong together are refused with the reason."""
+    with pytest.raises(ValueError, match=reason):
+        unpack(packed, "F32", shape)
+
+
+def test_the_order_of_bits_is_fixed():
+    """The first flag is the lowest bit of the first byte; no other length is accepted."""
+    assert to_bits(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 1], bool)).tolist() == [1, 2]
+    assert from_bits(np.array([1, 2], np.uint8), 10).nonzero()[0].tolist() == [0, 9]
+    with pytest.raises(ValueError, match="a mask of 2 bytes"):
+        from_bits(np.array([1, 2], np.uint8), 17)
