@@ -195,9 +195,8 @@ class FakeQuantizer(nn.Module):
         A code stands for the value (code − zero point) · step.
         """
         grid = self._grid()
-        level_low, level_high = self.level_range
-        zero_point = (level_low - grid[LOWEST]).to(torch.int32)
-        return grid[STEP].clone(), zero_point, level_low, level_high
+        low, high = self.level_range
+        return grid[STEP].clone(), (low - grid[LOWEST]).to(torch.int32), low, high
 
     @property
     def level_range(self) -> tuple[int, int]:
