@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from nncf import algorithms
-from nncf.compression.algorithm import Algorithm, Compressed
+from nncf.compression.algorithm import Algorithm, Compressed, Given
 from nncf.compression.controller import BackendActions, CompressionController
 from nncf.compression.dot import write_dot
 from nncf.compression.layout import Layout, Skip, merge
@@ -83,11 +83,15 @@ def create_compressed_model(  # noqa: PLR0913  # the documented signature
     config = _checked(config)
     state, weights = _sort_out_states(compression_state, resuming_state_dict)
     chosen = _chosen_algorithms(config)
-    captured = _capture(model, config, dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn)
+    forward, inputs = _forward(model, config, dummy_forward_fn, wrap_inputs_fn)
+    captured = _run_capture(model, forward, inputs, wrap_outputs_fn)
     log_dir = Path(config.options.log_dir) if dump_graphs and is_main_process() else None
     if log_dir is not None:
         write_dot(log_dir / "original_graph.dot", captured.graph)
-    plan = _Plan(config, chosen, captured, _layouts(chosen, captured, state), state)
+    layouts = _layouts(chosen, captured, state)
+    given = partial(Given, model, captured.graph, forward, config, initialize)
+    prepared = {a.name: a.prepare(given(layout=layouts[a.name])) for a in chosen}
+    plan = _Plan(config, chosen, captured, layouts, state, prepared)
     controller = _carry_out(plan, model, weights)
     if log_dir is not None:
         write_dot(log_dir / "compressed_graph.dot", captured.graph, merge(plan.layouts.values()))
@@ -103,6 +107,7 @@ class _Plan:
     captured: Capture
     layouts: Mapping[str, Layout]
     state: Mapping[str, Any] | None
+    prepared: Mapping[str, Any]
 
 
 def _carry_out(
@@ -178,23 +183,22 @@ def _sort_out_states(
     return state, resuming
 
 
-def _capture(
+def _forward(
     model: nn.Module,
     config: NNCFConfig,
     dummy_forward_fn: Callable[[nn.Module], Any] | None,
     wrap_inputs_fn: Callable[..., Any] | None,
-    wrap_outputs_fn: Callable[[Any], Any] | None,
-) -> Capture:
+) -> tuple[Callable[[nn.Module], Any], tuple[Any, ...]]:
+    """Return ``forward(model)`` on example inputs, and the tensors that are the model's inputs."""
     if dummy_forward_fn is not None:
-        return _run_capture(model, dummy_forward_fn, (), wrap_outputs_fn)
+        return dummy_forward_fn, ()
     args, kwargs = example_arguments(model, config)
 
     def forward(module: nn.Module) -> Any:
         given = (args, kwargs) if wrap_inputs_fn is None else wrap_inputs_fn(args, kwargs)
         return module(*given[0], **given[1])
 
-    inputs = () if wrap_inputs_fn is not None else (args, kwargs)
-    return _run_capture(model, forward, inputs, wrap_outputs_fn)
+    return forward, () if wrap_inputs_fn is not None else (args, kwargs)
 
 
 def _run_capture(
@@ -282,6 +286,7 @@ def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> Compress
             *(model, ops, plan.captured.graph, layout, plan.config),
             backend=initialize,
             direct_parameters=compression.baked_parameters,
+            prepared=plan.prepared[algorithm.name],
         )
         if plan.state is None:
             algorithm.initialize(compressed)

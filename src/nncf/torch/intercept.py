@@ -238,7 +238,16 @@ def compression_of(model: nn.Module) -> Compression | None:
 
 
 def install(model: nn.Module, compression: Compression, captured: Capture) -> None:
-    """Make the model run its CompressionOps: add the submodule, attach hooks where needed.
+    """Make the model run its CompressionOps: add the submodule, attach hooks where needed."""
+    for scope, module in _callers(model, compression, captured) if compression.sites else ():
+        hooks.attach(module, scope, compression)
+    model.add_module(NAMES[1] if hasattr(model, NAMES[0]) else NAMES[0], compression)
+
+
+def _callers(
+    model: nn.Module, compression: Compression, captured: Capture
+) -> list[tuple[str, nn.Module]]:
+    """Return the modules that need hooks, by their scopes.
 
     A module gets hooks when it or one below it calls a function of interest, or when the
     capture never ran it (it may call one, and must not be counted as its parent).
@@ -251,10 +260,22 @@ def install(model: nn.Module, compression: Compression, captured: Capture) -> No
     for scope in interesting:
         parts = scope.split("/")
         needed.update("/".join(parts[:end]) for end in range(1, len(parts) + 1))
-    for path, module in list(model.named_modules()):
-        if not path or scopes[path] in needed or scopes[path] not in captured.calls:
-            hooks.attach(module, scopes[path], compression)
-    model.add_module(NAMES[1] if hasattr(model, NAMES[0]) else NAMES[0], compression)
+    return [
+        (scopes[path], module)
+        for path, module in model.named_modules()
+        if not path or scopes[path] in needed or scopes[path] not in captured.calls
+    ]
+
+
+def remove_companions(model: nn.Module) -> None:
+    """Take away what only training needs: parts of ``compression`` beside its ops, their hooks."""
+    compression = compression_of(model)
+    if compression is None:
+        return
+    for name, companion in list(compression.named_children()):
+        if companion is not compression.ops:
+            hooks.detach(model, companion)
+            delattr(compression, name)
 
 
 def uninstall(model: nn.Module) -> None:
@@ -262,6 +283,7 @@ def uninstall(model: nn.Module) -> None:
     compression = compression_of(model)
     if compression is None:
         return
+    remove_companions(model)
     for module in model.modules():
         hooks.detach(module, compression)
     for name in [name for name, part in model._modules.items() if part is compression]:
