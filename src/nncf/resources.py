@@ -92,6 +92,13 @@ class LeGRInitArgs:
 
 
 @dataclass(frozen=True)
+class TeacherArgs:
+    """The model that teaches the compressed one; without it the model as it was given does."""
+
+    model: Any
+
+
+@dataclass(frozen=True)
 class DistributedCallbacksArgs:
     """How a model is made parallel and back, while initialisation runs it."""
 

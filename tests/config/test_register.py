@@ -14,6 +14,7 @@ from nncf.config.structures import (
     ModelEvaluationArgs,
     QuantizationPrecisionInitArgs,
     QuantizationRangeInitArgs,
+    TeacherArgs,
 )
 from nncf.errors import ConfigError
 
@@ -58,6 +59,7 @@ def test_everything_is_registered():
         execution_parameters=execution,
         legr_train_optimizer=dict,
         device="cpu",
+        teacher=judge,
     )
     precision = config.get_extra_struct(QuantizationPrecisionInitArgs)
     assert precision.criterion_fn(2, 3, precision.criterion) == 4
@@ -67,6 +69,7 @@ def test_everything_is_registered():
     assert config.get_extra_struct(ModelEvaluationArgs).eval_fn is judge
     assert config.get_extra_struct(DistributedCallbacksArgs).unwrap_model is tuple
     assert config.get_extra_struct(ExecutionParameters) is execution
+    assert config.get_extra_struct(TeacherArgs).model is judge
 
 
 def test_the_default_criterion_function_calls_the_criterion():

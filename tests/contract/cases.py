@@ -24,7 +24,8 @@ class Case:
     the first in every test. ``stages`` are the compression stages after 0, 1, 2… epochs.
     ``exact_strip`` is False where strip makes sums shorter, which may change their last bits.
     ``before`` and ``after`` are whole sections of other algorithms in one list with it;
-    ``reads_data`` is False where creation runs the model over no data.
+    ``reads_data`` is False where creation runs the model over no data, ``adds_state`` where the
+    state dict gets no keys.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Case:
     before: tuple[Mapping[str, Any], ...] = ()
     after: tuple[Mapping[str, Any], ...] = ()
     reads_data: bool = True
+    adds_state: bool = True
 
 
 DENSE = tuple(name for name in EXAMPLES if name != "sparse")
@@ -153,6 +155,26 @@ CASES = (
         "torch",
         {},
         ("sparse",),
+        (2, 2, 2),
+        after=({"algorithm": "quantization"},),
+    ),
+    Case(
+        "distillation",
+        "knowledge_distillation",
+        "torch",
+        {"type": "softmax", "temperature": 2},
+        # Not the transformer: plain, it has other bits in PyTorch's fast path, without gradients.
+        ("residual", "shared", "named", "recurrent", "branching"),
+        (2, 2, 2),
+        reads_data=False,
+        adds_state=False,
+    ),
+    Case(
+        "distillation of features, int8",
+        "knowledge_distillation",
+        "torch",
+        {"type": "mse", "features": ["{re}/(conv2d|linear)_0$"]},
+        ("residual", "transformer"),
         (2, 2, 2),
         after=({"algorithm": "quantization"},),
     ),

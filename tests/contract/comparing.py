@@ -64,8 +64,12 @@ def disturbed(value: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def disturb(model: nn.Module) -> None:
-    """Change everything that the CompressionOps of a model have learned or chosen."""
-    for tensor in (*model.compression.parameters(), *model.compression.buffers()):
+    """Change everything that the CompressionOps of a model have learned or chosen.
+
+    Where they have no state, the model's own parameters change.
+    """
+    added = [*model.compression.parameters(), *model.compression.buffers()]
+    for tensor in added or model.parameters():
         tensor.copy_(disturbed(tensor))
 
 

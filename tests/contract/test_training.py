@@ -226,7 +226,8 @@ def test_functional_call(case: Case, example: Example) -> None:
         name: value.detach().clone() for name, value in model.state_dict(keep_vars=True).items()
     }
     values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    others = {n: disturbed(v) if n.startswith("compression.") else v for n, v in values.items()}
+    added = {n for n in values if n.startswith("compression.")} or set(values)
+    others = {n: disturbed(v) if n in added else v for n, v in values.items()}
     assert same(functional_call(model, values, args, kwargs), model(*args, **kwargs))
     assert unequal(functional_call(model, others, args, kwargs), model(*args, **kwargs))
     assert same(model.state_dict(), state)

@@ -90,5 +90,13 @@ def a_training_script(*, transformer: bool = False) -> dict[str, Any]:
     return {"model": model, "train_loader": DataLoader(data, batch_size=16)}
 
 
-PREPARATIONS: dict[str, Callable[[], dict[str, Any]]] = {"README.md": a_training_script}
+def a_distilling_script() -> dict[str, Any]:
+    """Return a training script that can make a second model."""
+    return {**a_training_script(), "make_larger_model": classifier}
+
+
+PREPARATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "README.md": a_training_script,
+    "docs/algorithms/knowledge_distillation.md": a_distilling_script,
+}
 """What the reader is assumed to have, by page; other pages start from nothing."""

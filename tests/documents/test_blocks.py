@@ -91,6 +91,7 @@ SCHEMES = {
     "digits_int8.json": {"8-bit symmetric"},
     "int8.json": {"8-bit symmetric"},
     "int8_vnni.json": {"8-bit symmetric"},
+    "int8_distillation.json": {"8-bit symmetric"},
     "int8_per_tensor.json": {"8-bit symmetric"},
     "int8_mixed_preset.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int8_transformer.json": {"8-bit symmetric", "8-bit asymmetric"},

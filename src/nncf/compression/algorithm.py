@@ -4,13 +4,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nncf.compression.controller import Controller
 from nncf.compression.layout import Layout, OpDescription
 from nncf.graph.graph import Graph
+
+
+@dataclass(frozen=True)
+class Given:
+    """The model as it was given, before any algorithm has touched it.
+
+    ``forward(model)`` runs a model on the example inputs and returns its outputs; ``config`` is
+    the user's NNCFConfig, ``backend`` the backend's module.
+    """
+
+    model: Any
+    graph: Graph
+    forward: Callable[[Any], Any]
+    config: Any
+    backend: Any
+    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,7 @@ class Compressed:
     ``direct_parameters`` names, by Insert name, the parameters that reach their op as they are.
     ``parameter_shapes`` has the shapes of the model's own parameters by name, ``home`` is the
     algorithm's file for the backend, and ``notes`` a place in the model for what strip needs.
+    ``prepared`` is what the algorithm's ``prepare`` returned.
     """
 
     model: Any
@@ -35,6 +52,7 @@ class Compressed:
     parameter_shapes: Mapping[str, tuple[int, ...]]
     home: Any
     notes: dict[str, Any]
+    prepared: Any = None
 
 
 class Algorithm(ABC):
@@ -57,6 +75,13 @@ class Algorithm(ABC):
     @abstractmethod
     def op_from_state(state: Mapping[str, Any]) -> OpDescription:
         """Rebuild one op description from ``OpDescription.to_state()``."""
+
+    def prepare(self, given: Given) -> Any:  # noqa: ARG002  # most need nothing
+        """Return what is needed of the model as it was given, and leave that as it is.
+
+        Called once for every model, also when state is restored; ``Compressed.prepared`` has it.
+        """
+        return None
 
     def initialize(self, compressed: Compressed) -> None:  # noqa: B027  # most need no data
         """Set the ops' parameters from data; called once, not when state is restored."""

@@ -126,10 +126,11 @@ class CompressionController(Controller):
         )
 
     def __getattr__(self, attribute: str) -> Any:
-        # With one algorithm its special methods (init_range, set_sparsity_level…) are at hand here.
+        # What one algorithm alone has (init_range, set_sparsity_level…) is at hand here.
         children = self.__dict__.get("child_ctrls", [])
-        if len(children) == 1 and not attribute.startswith("_"):
-            return getattr(children[0], attribute)
+        owners = [child for child in children if hasattr(child, attribute)]
+        if len(owners) == 1 and not attribute.startswith("_"):
+            return getattr(owners[0], attribute)
         raise AttributeError(f"{type(self).__name__} has no attribute {attribute!r}")
 
     def loss(self) -> Any:

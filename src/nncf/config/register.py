@@ -18,6 +18,7 @@ from nncf.resources import (
     ModelEvaluationArgs,
     QuantizationPrecisionInitArgs,
     QuantizationRangeInitArgs,
+    TeacherArgs,
 )
 
 Config = TypeVar("Config", bound=NNCFConfig)
@@ -45,6 +46,7 @@ def register_default_init_args(  # noqa: PLR0913  # the signature that the docum
     *,
     data_loader: Any = None,
     batch_size: int | None = None,
+    teacher: Any = None,
 ) -> Config:
     """Register what initialisation may need, and return the same ``nncf_config``.
 
@@ -52,7 +54,8 @@ def register_default_init_args(  # noqa: PLR0913  # the signature that the docum
     draw from it. With ``criterion`` (and ``criterion_fn(outputs, target, criterion)``, by
     default ``criterion(outputs, target)``) sensitivities can be measured; ``train_steps_fn``,
     ``validate_fn`` and ``val_loader`` serve the learned ranking of filters; ``autoq_eval_fn``
-    judges bit widths, ``model_eval_fn`` a model. ``device`` None means the model's own.
+    judges bit widths, ``model_eval_fn`` a model. ``teacher`` is a model to learn from. ``device``
+    None means the model's own.
 
     Keras data sets come as ``data_loader`` and ``batch_size``, also in second and third place.
     Calling it again replaces what was registered for the same purpose.
@@ -83,14 +86,16 @@ def register_default_init_args(  # noqa: PLR0913  # the signature that the docum
     if autoq_eval_fn is not None:
         judged = val_loader if val_loader is not None else loader
         structs.append(AutoQPrecisionInitArgs(judged, autoq_eval_fn))
-    structs.extend(_functions(model_eval_fn, distributed_callbacks, execution_parameters))
+    structs.extend(_functions(model_eval_fn, distributed_callbacks, execution_parameters, teacher))
     nncf_config.register_extra_structs(structs)
     return nncf_config
 
 
 def _functions(
-    model_eval_fn: Any, distributed_callbacks: Any, execution_parameters: Any
+    model_eval_fn: Any, distributed_callbacks: Any, execution_parameters: Any, teacher: Any
 ) -> Iterator[object]:
+    if teacher is not None:
+        yield TeacherArgs(teacher)
     if model_eval_fn is not None:
         yield ModelEvaluationArgs(model_eval_fn)
     if isinstance(distributed_callbacks, DistributedCallbacksArgs):

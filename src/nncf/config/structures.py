@@ -9,3 +9,4 @@ from nncf.resources import LeGRInitArgs as LeGRInitArgs
 from nncf.resources import ModelEvaluationArgs as ModelEvaluationArgs
 from nncf.resources import QuantizationPrecisionInitArgs as QuantizationPrecisionInitArgs
 from nncf.resources import QuantizationRangeInitArgs as QuantizationRangeInitArgs
+from nncf.resources import TeacherArgs as TeacherArgs

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from nncf import algorithms
-from nncf.compression.algorithm import Algorithm, Compressed
+from nncf.compression.algorithm import Algorithm, Compressed, Given
 from nncf.compression.controller import BackendActions, CompressionController
 from nncf.compression.dot import write_dot
 from nncf.compression.layout import Layout, Skip, merge
@@ -85,14 +85,17 @@ def create_compressed_model(  # noqa: PLR0913  # the documented signature
     config = _checked(config)
     state, weights = _sort_out_states(compression_state, resuming_state_dict)
     chosen = _chosen_algorithms(config)
+    forward, inputs = _forward(model, config, dummy_forward_fn, wrap_inputs_fn)
+    with _without_sizes(model) as sizes:
+        captured = _run_capture(model, (forward, inputs, wrap_outputs_fn), sizes)
     log_dir = Path(config.options.log_dir) if dump_graphs and is_main_process() else None
-    with _former_sizes(model) as sizes:
-        captured = _capture(
-            model, config, (dummy_forward_fn, wrap_inputs_fn, wrap_outputs_fn), sizes
-        )
-        if log_dir is not None:
-            write_dot(log_dir / "original_graph.dot", captured.graph)
-        plan = _Plan(config, chosen, captured, _layouts(chosen, captured, state), state)
+    if log_dir is not None:
+        write_dot(log_dir / "original_graph.dot", captured.graph)
+    layouts = _layouts(chosen, captured, state)
+    given = partial(Given, model, captured.graph, forward, config, initialize)
+    prepared = {a.name: a.prepare(given(layout=layouts[a.name])) for a in chosen}
+    plan = _Plan(config, chosen, captured, layouts, state, prepared)
+    with _without_sizes(model):
         controller = _carry_out(plan, model, weights)
     if log_dir is not None:
         write_dot(log_dir / "compressed_graph.dot", captured.graph, merge(plan.layouts.values()))
@@ -100,21 +103,19 @@ def create_compressed_model(  # noqa: PLR0913  # the documented signature
 
 
 @contextmanager
-def _former_sizes(model: nn.Module) -> Iterator[Sizes]:
-    """Yield what corrects the calls of a model that has lost channels; the new compression takes it.
+def _without_sizes(model: nn.Module) -> Iterator[Sizes]:
+    """Yield what corrects the calls of a model that has lost channels, taken out of it meanwhile.
 
-    If that fails, the model is left as it was.
+    It comes back at the end, unless a new compression has taken its place.
     """
     former = compression_of(model)
-    if former is None:
-        yield Sizes()
-        return
-    uninstall(model)
+    if former is not None:
+        uninstall(model)
     try:
-        yield former.sizes
-    except BaseException:
-        install(model, former)
-        raise
+        yield Sizes() if former is None else former.sizes
+    finally:
+        if former is not None and compression_of(model) is None:
+            install(model, former)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class _Plan:
     captured: Capture
     layouts: Mapping[str, Layout]
     state: Mapping[str, Any] | None
+    prepared: Mapping[str, Any]
 
 
 def _carry_out(
@@ -202,28 +204,30 @@ def _sort_out_states(
     return state, resuming
 
 
-def _capture(
+def _forward(
     model: nn.Module,
     config: NNCFConfig,
-    functions: tuple[Callable[..., Any] | None, ...],
-    sizes: Sizes,
-) -> Capture:
-    """Run the model once; ``functions`` are the dummy forward and what marks inputs and outputs."""
-    dummy_forward, wrap_inputs, wrap_outputs = functions
-    inputs: tuple[Any, ...] = ()
-    if dummy_forward is None:
-        args, kwargs = example_arguments(model, config)
-        inputs = () if wrap_inputs is not None else (args, kwargs)
+    dummy_forward_fn: Callable[[nn.Module], Any] | None,
+    wrap_inputs_fn: Callable[..., Any] | None,
+) -> tuple[Callable[[nn.Module], Any], tuple[Any, ...]]:
+    """Return ``forward(model)`` on example inputs, and the tensors that are the model's inputs."""
+    if dummy_forward_fn is not None:
+        return dummy_forward_fn, ()
+    args, kwargs = example_arguments(model, config)
 
-        def dummy_forward(module: nn.Module) -> Any:
-            given = (args, kwargs) if wrap_inputs is None else wrap_inputs(args, kwargs)
-            return module(*given[0], **given[1])
+    def forward(module: nn.Module) -> Any:
+        given = (args, kwargs) if wrap_inputs_fn is None else wrap_inputs_fn(args, kwargs)
+        return module(*given[0], **given[1])
 
+    return forward, () if wrap_inputs_fn is not None else (args, kwargs)
+
+
+def _run_capture(model: nn.Module, run: tuple[Any, Any, Any], sizes: Sizes) -> Capture:
+    """Capture ``forward(model)``; ``run`` is the forward, its inputs, and what marks outputs."""
+    forward, inputs, mark_outputs = run
     try:
         with hooks.leaving_all_modes():
-            return capture(
-                model, dummy_forward, inputs=inputs, mark_outputs=wrap_outputs, sizes=sizes
-            )
+            return capture(model, forward, inputs=inputs, mark_outputs=mark_outputs, sizes=sizes)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
         raise ModelError(
@@ -282,12 +286,16 @@ def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression
     ops = {}
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for insert in layout:
-        home = importlib.import_module(f"nncf.algorithms.{insert.op.algorithm}.torch")
-        ops[insert.name] = home.make_op(insert).to(device)
+        ops[insert.name] = _home(insert.op.algorithm).make_op(insert).to(device)
     compression = Compression(layout, ops, captured)
     compression.train(model.training)
     install(model, compression)
     return compression
+
+
+def _home(algorithm: str) -> Any:
+    """Return an algorithm's own file for PyTorch."""
+    return importlib.import_module(f"nncf.algorithms.{algorithm}.torch")
 
 
 def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> CompressionController:
@@ -303,8 +311,9 @@ def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> Compress
             backend=initialize,
             direct_parameters=compression.baked_parameters,
             parameter_shapes=shapes,
-            home=importlib.import_module(f"nncf.algorithms.{algorithm.name}.torch"),
+            home=_home(algorithm.name),
             notes=compression.notes,
+            prepared=plan.prepared[algorithm.name],
         )
         if plan.state is None:
             algorithm.initialize(compressed)

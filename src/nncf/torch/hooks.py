@@ -205,13 +205,19 @@ def attach(module: nn.Module, scope: str, source: ModeSource) -> None:
     module.register_forward_hook(LeaveScope(scope, source), always_call=True)
 
 
-def detach(module: nn.Module, source: ModeSource) -> None:
+def detach(module: nn.Module, source: object) -> None:
     """Remove the hooks that refer to ``source`` from one module."""
+    notes = (
+        module._forward_hooks_always_called,
+        module._forward_hooks_with_kwargs,
+        module._forward_pre_hooks_with_kwargs,
+    )
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         ours = [key for key, hook in hooks.items() if getattr(hook, "source", None) is source]
         for key in ours:
             del hooks[key]
-            module._forward_hooks_always_called.pop(key, None)
+            for note in notes:
+                note.pop(key, None)
 
 
 def active_mode() -> ScopedMode | None:

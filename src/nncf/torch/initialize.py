@@ -25,6 +25,10 @@ from nncf.torch.distributed import agree as agree
 from nncf.torch.distributed import together
 from nncf.torch.statistics import RangeCollector
 from nncf.torch.structure import tensors_in
+from nncf.torch.teacher import make_teacher as make_teacher
+from nncf.torch.teaching import example_pairs as example_pairs
+from nncf.torch.teaching import fewest_bits as fewest_bits
+from nncf.torch.teaching import teach as teach
 
 _LOGGER = logging.getLogger("nncf")
 

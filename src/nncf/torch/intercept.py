@@ -262,10 +262,8 @@ def correct_sizes(model: nn.Module, sizes: Sizes) -> None:
     assert compression is not None
     _detach_hooks(model, compression)
     compression.sizes = Sizes({**compression.sizes.rules, **sizes.rules})
-    known = {name: f for f, name in compression.functions.items()}
     names = {Address.parse(key).name for key in compression.sizes.rules} | compression.names
-    seen = {f: name for name, f in known.items()}
-    compression.functions = _functions_of_interest(names, seen)
+    compression.functions = _functions_of_interest(names, compression.functions)
     compression.names = frozenset(compression.functions.values())
     _attach_hooks(model, compression)
 
@@ -276,7 +274,9 @@ def _attach_hooks(model: nn.Module, compression: Compression) -> None:
     So does a module that the capture never ran: it may call one, and must not be counted as its
     parent.
     """
-    calls = compression.calls
+    if not compression.sites and not compression.sizes.rules:
+        return
+    calls, ours = compression.calls, set(compression.modules())
     scopes = hooks.scope_names(model)
     interesting = {
         scope for scope, names in calls.items() if not names.isdisjoint(compression.names)
@@ -286,9 +286,8 @@ def _attach_hooks(model: nn.Module, compression: Compression) -> None:
         parts = scope.split("/")
         needed.update("/".join(parts[:end]) for end in range(1, len(parts) + 1))
     for path, module in list(model.named_modules()):
-        if module is compression or any(module is part for part in compression.modules()):
-            continue
-        if not path or scopes[path] in needed or scopes[path] not in calls:
+        is_caller = not path or scopes[path] in needed or scopes[path] not in calls
+        if is_caller and module not in ours:
             hooks.attach(module, scopes[path], compression)
 
 
@@ -297,11 +296,23 @@ def _detach_hooks(model: nn.Module, compression: Compression) -> None:
         hooks.detach(module, compression)
 
 
+def remove_companions(model: nn.Module) -> None:
+    """Take away what only training needs: parts of ``compression`` beside its ops, their hooks."""
+    compression = compression_of(model)
+    if compression is None:
+        return
+    for name, companion in list(compression.named_children()):
+        if companion is not compression.ops:
+            hooks.detach(model, companion)
+            delattr(compression, name)
+
+
 def uninstall(model: nn.Module) -> None:
     """Take the submodule and all our hooks away again."""
     compression = compression_of(model)
     if compression is None:
         return
+    remove_companions(model)
     _detach_hooks(model, compression)
     for name in [name for name, part in model._modules.items() if part is compression]:
         del model._modules[name]

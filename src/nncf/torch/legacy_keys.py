@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys under which releases 1.x to 2.6 of the original saved quantizers, and where they belong.
+"""Keys under which releases 1.x to 2.6 of the original saved CompressionOps, and where they belong.
 
 ``conv1.pre_ops.0.op.scale`` is a quantizer of the weight of layer ``conv1``,
+``conv1.pre_ops.0.op._binary_mask`` its mask,
 ``external_quantizers.LeNet/NNCFConv2d[conv1]/conv2d_0|OUTPUT.scale`` (first
 ``activation_quantizers.LeNet/….scale``) one of an activation, ``A;B`` one for several points.
 """
@@ -24,7 +25,7 @@ _WEIGHT = re.compile(r"^(?:(?P<layer>.*)\.)?(?P<side>pre|post)_ops\.\d+\.op\.(?P
 _ACTIVATION = re.compile(
     r"^(?:external_quantizers|activation_quantizers)\.(?P<places>.+)\.(?P<parameter>\w+)$"
 )
-_PARAMETERS = {"signed_tensor": "signed"}
+_PARAMETERS = {"signed_tensor": "signed", "_binary_mask": "mask", "binary_mask": "mask"}
 _OPTIONAL = frozenset(["_num_bits", "enabled", "nncf_padding_value"])
 
 

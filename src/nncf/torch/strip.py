@@ -11,7 +11,7 @@ from torch import nn
 
 from nncf.compression.layout import Insert, Layout
 from nncf.errors import NotCompressed
-from nncf.torch.intercept import Compression, compression_of, uninstall
+from nncf.torch.intercept import Compression, compression_of, remove_companions, uninstall
 from nncf.torch.removal import remove_hidden
 
 _LOGGER = logging.getLogger("nncf")
@@ -41,6 +41,7 @@ def strip_compressed(model: nn.Module, do_copy: bool = True) -> nn.Module:
     stripped = copy.deepcopy(model) if do_copy else model
     compression = compression_of(stripped)
     assert compression is not None
+    remove_companions(stripped)
     parameters = dict(stripped.named_parameters())
     native = {insert.name: _native(insert, compression) for insert in compression.layout}
     with torch.no_grad():

@@ -25,6 +25,26 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(getattr(value, field.name))
 
 
+def tensors_by_path(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield ``(path, tensor)`` for every tensor in a nested structure, in order.
+
+    The path of a bare tensor is empty, others are like ``boxes.0``: keys, indices and fields.
+    """
+    if isinstance(value, torch.Tensor):
+        yield path, value
+        return
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        items = list(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    else:
+        items = []
+    for key, item in items:
+        yield from tensors_by_path(item, f"{path}.{key}" if path else str(key))
+
+
 def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
     """Return the same structure with every tensor replaced by ``function(tensor)``."""
     if isinstance(value, torch.Tensor):

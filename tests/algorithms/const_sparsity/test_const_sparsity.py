@@ -143,6 +143,21 @@ def test_masks_of_a_checkpoint_win_over_its_weights():
     assert torch.equal(model(x), controller.strip()(x))
 
 
+@pytest.mark.parametrize(("prefix", "key"), [("nncf_module.", "binary_mask"), ("", "_binary_mask")])
+def test_masks_of_earlier_releases_load(prefix, key, caplog):
+    """A sparse checkpoint of releases 1.x to 2.6, masks of ones and zeros beside dense weights."""
+    torch.manual_seed(4)
+    old, masks = Net().state_dict(), {}
+    state = {f"{prefix}{name}": value for name, value in old.items()}
+    for name in LAYERS:
+        masks[name] = torch.rand_like(old[f"{name}.weight"]) > 0.5
+        state[f"{prefix}{name}.pre_ops.0.op.{key}"] = masks[name].float()
+    _, model = create(Net())
+    nncf.load_state(model, state, is_resume=True)
+    assert same(kept(model), masks)
+    assert "names of an earlier release" in caplog.text
+
+
 def test_resumed_masks_are_those_of_the_run():
     """With the compression state masks come from the state dict, also where weights became zero."""
     controller, model = create(sparse())

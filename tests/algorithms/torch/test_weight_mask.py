@@ -53,6 +53,15 @@ def test_the_buffer_has_a_byte_per_weight_and_round_trips():
     assert torch.equal(twin.kept(), KEPT)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8])
+def test_masks_of_ones_and_zeros_load(dtype):
+    """Masks as other programs save them, of any type, are understood."""
+    mask = WeightMask((2, 3))
+    mask.load_state_dict({"mask": KEPT.to(dtype)})
+    assert torch.equal(mask.kept(), KEPT)
+    assert mask.state_dict()["mask"].dtype is torch.int8
+
+
 @pytest.mark.parametrize("average", [None, get_ema_multi_avg_fn(0.9)], ids=["equal", "moving"])
 def test_averages_of_masks_are_votes(average):
     """Averaged over copies with their buffers, what most copies keep is kept."""

@@ -54,6 +54,13 @@ class WeightMask(nn.Module):
         """Return how many elements of the masked weight are zero."""
         return weight.numel() - torch.count_nonzero(self.bake(weight))
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        # Earlier releases, and other programs, save ones and zeros.
+        saved = state_dict.get(f"{prefix}mask")
+        if isinstance(saved, torch.Tensor) and saved.dtype != torch.int8:
+            state_dict[f"{prefix}mask"] = (saved > 0.5).to(torch.int8) * KEPT
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def describe(self) -> Mapping[str, Any]:
         """Return what this mask is, as JSON-able data (for reports)."""
         return {
