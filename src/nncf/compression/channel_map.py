@@ -34,7 +34,9 @@ def count(units: Ids, kept: Kept) -> int:
 class ResolvedNumber:
     """A number in a call that follows from how many of ``units`` are kept; see ``graph.Number``.
 
-    ``owner`` tells that the call passes on what its layer knows of its own weight.
+    ``owner`` tells that the call passes on what its layer knows of its own weight. ``splits``
+    are the units of an axis that a reshape splits: the model's code may compute the number from
+    its new length and an old number, so it is replaced whatever it is, once any of them is gone.
     """
 
     address: str
@@ -45,9 +47,18 @@ class ResolvedNumber:
     meaning: str
     units: Ids
     sign: int = 1
+    splits: Ids | None = None
 
     def new_value(self, kept: Kept) -> int:
         return self.sign * count(self.units, kept)
+
+    def rule(self, kept: Kept) -> tuple[tuple[str | int, ...], int | None, int] | None:
+        """Return (path, what is replaced or None for anything, by what); None if nothing is."""
+        new = self.new_value(kept)
+        if self.splits is not None:
+            is_shorter = count(self.splits, kept) < len(self.splits)
+            return (self.path, None, new) if is_shorter else None
+        return (self.path, self.old, new) if new != self.old else None
 
 
 @dataclass(frozen=True)
@@ -108,11 +119,17 @@ def _points(channels: Channels, tensors: Mapping[str, Axes]) -> Iterator[tuple[s
 
 def _numbers(channels: Channels) -> Iterator[ResolvedNumber]:
     for operation in channels.graph.operations():
-        for number in operation.attributes.get("numbers", ()):
-            found = _units_of(channels, operation, number)
-            if found is None or (found[0] < 0).all():
+        numbers = operation.attributes.get("numbers", ())
+        splits = _split_axes(channels, operation) if numbers else {}
+        for number in numbers:
+            units, sign, split = _units_of(channels, operation, number), 1, None
+            if number.meaning == "length" and number.axis in splits:
+                split = splits[number.axis]
+                units = np.full(number.value, NO_UNIT) if units is None else units
+            elif units is None or (units == NO_UNIT).all():
                 continue
-            units, sign = found
+            elif number.meaning == "position":
+                sign = 1 if number.value > 0 else -1
             yield ResolvedNumber(
                 address=operation.key,
                 layer=operation.layer,
@@ -122,7 +139,28 @@ def _numbers(channels: Channels) -> Iterator[ResolvedNumber]:
                 meaning=number.meaning,
                 units=units,
                 sign=sign,
+                splits=split,
             )
+
+
+def _split_axes(channels: Channels, operation: Operation) -> dict[int, Ids]:
+    """Return, by axis of the only output, the units of the input axis that is split into it."""
+    rearrangement: Any = operation.attributes.get("rearrangement") or ()
+    axes = _input_axes(channels, operation)
+    found: dict[int, Ids] = {}
+    if len(rearrangement) != 1:
+        return found
+    for source, units in axes.items():
+        lines = enumerate(rearrangement[0])
+        along = [k for k, line in lines if (line[:, source] != line[0, source]).any()]
+        if len(along) > 1:
+            found.update(dict.fromkeys(along, units))
+    return found
+
+
+def _input_axes(channels: Channels, operation: Operation) -> dict[int, Ids]:
+    edges = [e for e in channels.graph.inputs_of(operation.key) if e.input_port == 0]
+    return channels.value_axes(edges[0].source, edges[0].output_port) if edges else {}
 
 
 def _is_owner(operation: Operation) -> bool:
@@ -130,34 +168,28 @@ def _is_owner(operation: Operation) -> bool:
     return any(p.name == f"{prefix}weight" for p in operation.parameters if p.direct)
 
 
-def _units_of(channels: Channels, operation: Operation, number: Number) -> tuple[Ids, int] | None:
-    """Return the units that a number counts, and its sign; None when it stays as it is."""
+def _units_of(channels: Channels, operation: Operation, number: Number) -> Ids | None:
+    """Return the units that a number counts; None when it stays as it is."""
     if number.meaning == "groups":
         return _units_of_groups(channels, operation, number)
     if number.meaning in ("position", "input_length"):
-        edges = channels.graph.inputs_of(operation.key)
-        sources = [edge for edge in edges if edge.input_port == 0]
-        axes = channels.value_axes(sources[0].source, sources[0].output_port) if sources else {}
+        axes = _input_axes(channels, operation)
     else:
         axes = channels.value_axes(operation.key, number.port)
-    if number.axis not in axes:
-        return None
-    return _counted(axes[number.axis], number)
+    return _counted(axes[number.axis], number) if number.axis in axes else None
 
 
-def _counted(units: Ids, number: Number) -> tuple[Ids, int]:
-    if number.meaning == "position" and number.value < 0:
-        return units[number.value :], -1
-    if number.meaning in ("position", "padding_before"):
-        return units[: number.value], 1
+def _counted(units: Ids, number: Number) -> Ids:
+    if number.meaning == "position":
+        return units[: number.value] if number.value > 0 else units[number.value :]
+    if number.meaning == "padding_before":
+        return units[: number.value]
     if number.meaning == "padding_after":
-        return units[len(units) - number.value :], 1
-    return units, 1
+        return units[len(units) - number.value :]
+    return units
 
 
-def _units_of_groups(
-    channels: Channels, operation: Operation, number: Number
-) -> tuple[Ids, int] | None:
+def _units_of_groups(channels: Channels, operation: Operation, number: Number) -> Ids | None:
     """Return one unit for each group, where whole groups are removed."""
     is_convolution = "convolution" in operation.kind.name
     if is_convolution and operation.key not in channels.labels.whole_groups:
@@ -168,4 +200,5 @@ def _units_of_groups(
     units = axes.get(len(shape) - rank - 1 if is_convolution else 1)
     if units is None:
         return None
-    return units.reshape(number.value, -1)[:, 0], 1
+    first: Ids = units.reshape(number.value, -1)[:, 0]
+    return first

@@ -39,12 +39,11 @@ def remove_channels(model: nn.Module, channels: ChannelMap, kept: Kept) -> None:
     groups: dict[str, int] = {}
     rules: dict[str, tuple[Any, ...]] = {}
     for number in channels.numbers:
-        new = number.new_value(kept)
+        rule = number.rule(kept)
         if number.owner and owns_its_sizes(model.get_submodule(number.layer)):
             if number.meaning == "groups":
-                groups[number.layer] = new
-        elif new != number.old:
-            rule = (number.path, number.old, new)
+                groups[number.layer] = number.new_value(kept)
+        elif rule is not None:
             rules[number.address] = (*rules.get(number.address, ()), rule)
     found = {name: _as_tensors(masks_of(axes, kept)) for name, axes in channels.tensors.items()}
     shorten(model, {name: masks for name, masks in found.items() if masks}, groups)

@@ -19,10 +19,10 @@ class Sizes:
     """For addresses of operations, which number at which place is written for another one.
 
     ``rules`` maps an address to ``(path, old, new)``; a number that is not ``old`` (the code has
-    computed it from a tensor) stays.
+    computed it from a tensor) stays, unless ``old`` is None.
     """
 
-    rules: dict[str, tuple[tuple[Path, int, int], ...]] = field(default_factory=dict)
+    rules: dict[str, tuple[tuple[Path, int | None, int], ...]] = field(default_factory=dict)
 
     def correct(
         self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -39,9 +39,9 @@ class Sizes:
         return args, kwargs
 
 
-def _replaced(value: Any, path: Path, old: int, new: int) -> Any:
+def _replaced(value: Any, path: Path, old: int | None, new: int) -> Any:
     if not path:
-        return new if value == old else value
+        return new if old is None or value == old else value
     if isinstance(value, slice):
         bounds = {"start": value.start, "stop": value.stop}
         bounds[str(path[0])] = _replaced(bounds[str(path[0])], (), old, new)

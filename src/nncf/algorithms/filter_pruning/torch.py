@@ -93,7 +93,7 @@ def _filled(x: torch.Tensor, mask: torch.Tensor, axis: int, *, centred: bool) ->
         return torch.where(kept > 0, x, square.sqrt())
     mean = (x * kept).mean(axis, keepdim=True) / share
     variance = ((x - mean).square() * kept).mean(axis, keepdim=True) / share
-    spread = _spread(mask).view(shape).to(x.dtype)
+    spread = _spread(mask.to(x.dtype)).view(shape)
     # the root has no gradient at zero, where nothing spreads either
     return torch.where(kept > 0, x, mean + variance.clamp(min=1e-30).sqrt() * spread)
 
@@ -104,9 +104,9 @@ def _spread(mask: torch.Tensor) -> torch.Tensor:
     place = hidden.cumsum(0)  # 1, 2, … over the hidden ones
     count = place[-1]
     signs = 1.0 - 2.0 * (place % 2).to(mask.dtype)
-    first_three = torch.where(place == 1, 1.5**0.5, torch.where(place == 2, -(1.5**0.5), 0.0))
-    odd = (count % 2 == 1) & (place <= 3)
-    return torch.where(odd, first_three.to(mask.dtype), signs)
+    root = torch.full_like(mask, 1.5).sqrt()
+    first_three = root * ((place == 1).to(mask.dtype) - (place == 2).to(mask.dtype))
+    return torch.where((count % 2 == 1) & (place <= 3), first_three, signs)
 
 
 # --- importance ----------------------------------------------------------------------------------
