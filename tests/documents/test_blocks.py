@@ -98,10 +98,12 @@ SCHEMES = {
     "int4_weights.json": {"4-bit symmetric", "8-bit symmetric"},
     "sparsity_2_of_4_int8.json": {"8-bit symmetric"},
     "sparse_int8.json": {"8-bit symmetric"},
+    "sparsity_rb_int8.json": {"8-bit symmetric"},
 }
 MASKS = {
     "sparsity_70.json": {"mask"},
     "sparse_int8.json": {"constant mask"},
+    "sparsity_rb_int8.json": {"learned mask"},
     "sparsity_2_of_4_int8.json": {"2:4 mask along axis 1"},
 }
 
