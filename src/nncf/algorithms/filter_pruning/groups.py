@@ -36,6 +36,11 @@ class PruningGroup:
         return self.producers[0].parameter.rpartition(".")[0] or self.producers[0].parameter
 
     @property
+    def key(self) -> str:
+        """What tells the group from all others: the parameter of its first layer."""
+        return self.producers[0].parameter
+
+    @property
     def width(self) -> int:
         """How many channels of the first layer go with one unit."""
         return max(1, (self.channels - self.stays) // len(self.units))
