@@ -34,7 +34,7 @@ def trial(model: nn.Module, *loaders: object) -> Iterator[None]:
     for parameter, *_ in parameters:
         parameter.grad = None
     with ExitStack() as stack:
-        for loader in loaders:
+        for loader in loaders or (None,):
             stack.enter_context(same_random_streams(loader))
         try:
             yield

@@ -75,8 +75,9 @@ def test_costs_are_those_of_the_model_without_its_channels(
             "compression": {
                 "algorithm": "filter_pruning",
                 "params": {
-                    **{"prune_first_conv": True, "prune_downsample_convs": True},
-                    **{"channel_multiple": 2},
+                    "prune_first_conv": True,
+                    "prune_downsample_convs": True,
+                    "channel_multiple": 2,
                 },
             },
         }

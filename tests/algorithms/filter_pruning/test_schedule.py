@@ -12,7 +12,7 @@ from nncf.algorithms.filter_pruning.options import FilterPruningOptions
 from nncf.algorithms.filter_pruning.schedule import PruningScheduler, bias_rate, level_at
 
 KINDS = ("exponential", "exponential_with_bias", "baseline")
-ENDS = [(i / 20, t / 20) for i in range(0, 19) for t in range(i + 1, 20)]
+ENDS = [(i / 20, t / 20) for i in range(19) for t in range(i + 1, 20)]
 
 
 class Recorder:
