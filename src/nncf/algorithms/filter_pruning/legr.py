@@ -194,7 +194,7 @@ class _Judge:
         controller.freeze(False)
         controller.set_pruning_level(self._level)
         controller.freeze()  # whatever the user's function does
-        network = controller.kept.tobytes()
+        network: bytes = self._compressed.backend.from_main(controller.kept.tobytes())
         if network not in self.known:
             self.known[network] = self._trained_loss()
         self.calls += 1
