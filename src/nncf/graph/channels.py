@@ -188,7 +188,9 @@ class Channels:
         for ids, operation, reason in labels.pins:
             for unit in np.unique(component[ids]):
                 self.reasons.setdefault(int(unit), (operation, reason))
-        pinned = np.zeros(count, dtype=bool)
+        pinned = np.ones(count, dtype=bool)  # what no operation makes stays: kernel sizes, tokens
+        for producer in labels.producers:
+            pinned[component[producer.ids]] = False
         pinned[list(self.reasons)] = True
         self.count = count
         self._component = component

@@ -18,6 +18,7 @@ from torch import nn
 import nncf
 from nncf.algorithms.filter_pruning.legr import Coefficients, evolve
 from tests.algorithms.filter_pruning.pruned import Residual, kept_filters, prune
+from tests.torch.test_distributed import two_processes
 
 SPREADS = {f"layer{number}": 0.2 for number in range(12)}
 TARGET = np.linspace(-2, 2, 12)
@@ -301,6 +302,24 @@ def test_quantizers_of_the_same_model_do_not_take_part() -> None:
     assert trained[0] == 12
     assert len(list(model.parameters())) > 12
     assert all(op.initialized for op in model.compression.ops.values() if hasattr(op, "scale"))
+
+
+def test_processes_agree_on_the_coefficients() -> None:
+    """Two ranks with other weights and other losses end with rank 0's coefficients."""
+    outputs = two_processes(
+        """
+        from tests.algorithms.filter_pruning.test_legr import Task, learned
+        from tests.algorithms.filter_pruning.pruned import Residual
+
+        torch.set_num_threads(1)
+        torch.manual_seed(rank)
+        task = Task()
+        functions = task.functions(validate_fn=lambda model, _: (0.0, torch.rand(()) + rank))
+        controller = learned(Residual(), task, functions)
+        print(sorted(controller.coefficients.items()))
+        """
+    )
+    assert outputs[0] == outputs[1] != ""
 
 
 # --- files ---------------------------------------------------------------------------------------
