@@ -55,10 +55,10 @@ def test_size(tmp_path, capsys):
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.safetensors"
     save_packed = pytest.importorskip("nncf.torch").save_packed
-    save_packed({"weight": torch.zeros(100, 100), "bias": torch.ones(3)}, path)
+    save_packed({"weight": torch.eye(100).repeat(4, 20), "bias": torch.ones(3)}, path)
     assert main(["size", str(path)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["weight", "100×100", "F32", "40,000", "1,250", "bitmask"] in lines
+    assert ["weight", "400×2000", "F32", "3,200,000", "40,000", "gaps"] in lines
     assert int(lines[-1][2].replace(",", "")) == path.stat().st_size
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["size", str(path)]) == 1

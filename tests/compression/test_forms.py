@@ -18,12 +18,11 @@ from nncf.compression.forms import (
     Packed,
     Part,
     Plain,
-    from_bits,
     pack,
-    to_bits,
     unpack,
     word_type,
 )
+from nncf.compression.places import from_bits, from_gaps, to_bits, to_gaps
 
 INTERESTING = {
     1: [0, 0, 0, 1, 0x80, 0xFF],
@@ -41,7 +40,7 @@ def words_of(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F16", "F8_E5M2", "I64", "I8", "C64"])
-@pytest.mark.parametrize("form", ["dense", "bitmask", "signed_bitmask"])
+@pytest.mark.parametrize("form", ["dense", "bitmask", "gaps", "signed_bitmask"])
 @given(data=st.data())
 def test_every_bit_comes_back(dtype, form, data):
     """Whatever the bits of a tensor are, each form that takes it returns the same bits."""
@@ -64,7 +63,7 @@ def test_truth_values_take_a_bit(flags):
     assert unpack(packed, "BOOL", flags.shape).tobytes() == flags.tobytes()
 
 
-@pytest.mark.parametrize("form", ["codes", "bitmask_codes"])
+@pytest.mark.parametrize("form", ["codes", "bitmask_codes", "gaps_codes"])
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
 @given(data=st.data())
 def test_values_on_a_grid_come_back_from_bytes(form, axis, data):
@@ -114,7 +113,13 @@ def test_the_grid_that_fits_is_taken():
 
 @pytest.mark.parametrize(
     ("share", "sign", "form"),
-    [(0.0, 1, "dense"), (0.01, 1, "dense"), (0.5, 1, "bitmask"), (0.5, -1, "signed_bitmask")],
+    [
+        (0.0, 1, "dense"),
+        (0.01, 1, "dense"),
+        (0.5, 1, "bitmask"),
+        (0.95, 1, "gaps"),
+        (0.5, -1, "signed_bitmask"),
+    ],
 )
 def test_the_smallest_form_is_taken(share, sign, form):
     """Few zeros do not pay for a mask; negative zeros are worth a bit for their signs."""
@@ -126,7 +131,8 @@ def test_the_smallest_form_is_taken(share, sign, form):
     packed = pack("w", Plain(values.view("<u4"), "F32", values.shape))
     assert packed.form == form
     kept = np.count_nonzero(values)
-    bits = {"dense": 0, "bitmask": 500, "signed_bitmask": 500 + -(-(4000 - kept) // 8)}[form]
+    signs = -(-(4000 - kept) // 8)
+    bits = {"dense": 0, "bitmask": 500, "gaps": kept, "signed_bitmask": 500 + signs}[form]
     assert packed.nbytes == (16000 if form == "dense" else 4 * kept + bits)
 
 
@@ -135,7 +141,7 @@ def test_a_small_tensor_stays_as_it_is():
     values = np.zeros(32, np.float32)
     assert pack("w", Plain(values.view("<u4"), "F32", values.shape)).form == "dense"
     values = np.zeros(3200, np.float32)
-    assert pack("w", Plain(values.view("<u4"), "F32", values.shape)).form == "bitmask"
+    assert pack("w", Plain(values.view("<u4"), "F32", values.shape)).form == "gaps"
 
 
 MASK = {"mask": Part(to_bits(np.array([1, 0, 1], bool)), "U8")}
@@ -148,9 +154,16 @@ STEP = {"step": Part(np.ones(1, np.float32).view("<u4"), "F32")}
     [
         (Packed("triangle", {}), (3,), '"triangle" is unknown; known are dense, bits, bitmask'),
         (Packed("bitmask", MASK), (3,), "lacks: values"),
-        (Packed("bitmask", MASK | {"values": Part(np.ones(3, "<u4"), "F32")}), (3,), "keeps 2"),
+        (
+            Packed("bitmask", MASK | {"values": Part(np.ones(3, "<u4"), "F32")}),
+            (3,),
+            "the mask of 2 values are stored, and 3",
+        ),
         (Packed("bitmask", MASK | TWO), (30,), "mask of 1 bytes is stored, 30 bits"),
         (Packed("bitmask", MASK | TWO), (2,), "beyond the end of a mask"),
+        (Packed("gaps", TWO | {"gaps": Part(np.array([0, 2], "u1"), "U8")}), (3,), "beyond the"),
+        (Packed("gaps", TWO | {"gaps": Part(np.array([0, 255], "u1"), "U8")}), (3,), "beyond the"),
+        (Packed("gaps", TWO | {"gaps": Part(np.array([2], "u1"), "U8")}), (3,), "gaps of 1 values"),
         (Packed("dense", {"": TWO["values"]}), (3,), "2 elements are stored, the shape has 3"),
         (Packed("codes", {"codes": Part(np.ones(2, "u1"), "U8")} | STEP), (3,), "2 codes"),
         (
@@ -172,3 +185,19 @@ def test_the_order_of_bits_is_fixed():
     assert from_bits(np.array([1, 2], np.uint8), 10).nonzero()[0].tolist() == [0, 9]
     with pytest.raises(ValueError, match="a mask of 2 bytes"):
         from_bits(np.array([1, 2], np.uint8), 17)
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 254, 255, 256, 509, 510, 511, 1000])
+def test_gaps_of_any_length(zeros):
+    """A long gap takes a byte for each 255 elements, and comes back exactly."""
+    flags = np.zeros(zeros + 300, bool)
+    flags[zeros] = flags[-1] = True
+    gaps = to_gaps(flags)
+    assert gaps.tolist() == [255] * (zeros // 255) + [zeros % 255, 255, 298 - 255]
+    assert np.array_equal(from_gaps(gaps, flags.size), flags)
+
+
+@given(arrays.arrays(np.bool_, st.integers(0, 600), elements=st.just(False) | st.booleans()))
+def test_gaps_of_any_flags(flags):
+    """Any flags come back from their gaps."""
+    assert np.array_equal(from_gaps(to_gaps(flags), flags.size), flags)

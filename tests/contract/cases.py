@@ -43,6 +43,8 @@ class Case:
 
 DENSE = tuple(name for name in EXAMPLES if name != "sparse")
 GROWING = {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 3}
+# The factor lets the one step of ``trained`` drop some weights and not others.
+LEARNED = {"compression_lr_multiplier": 2e5, "params": {**GROWING, "sparsity_target": 0.05}}
 
 CASES = (
     Case("int8", "quantization", "torch", {}, DENSE, (2, 2, 2)),
@@ -177,6 +179,16 @@ CASES = (
         ("residual", "transformer"),
         (2, 2, 2),
         after=({"algorithm": "quantization"},),
+    ),
+    Case("rb", "rb_sparsity", "torch", LEARNED, DENSE, (0, 1, 2), reads_data=False),
+    Case(
+        "rb and int8",
+        "rb_sparsity",
+        "torch",
+        LEARNED,
+        ("residual", "shared", "transformer"),
+        (1, 1, 2),
+        before=({"algorithm": "quantization"},),
     ),
 )
 

@@ -58,8 +58,11 @@ def near(one: Any, other: Any) -> bool:
 
 
 def disturbed(value: torch.Tensor) -> torch.Tensor:
-    """Return other values for a tensor of a CompressionOp: a wider range, the opposite mask."""
-    return value * 1.7 if value.is_floating_point() else int(value.max()) - value
+    """Return other values for a tensor of a CompressionOp: a wider range, the opposite mask.
+
+    A range counts by its size, so that its sign makes no difference; logits change sides by it.
+    """
+    return value * -1.7 if value.is_floating_point() else int(value.max()) - value
 
 
 @torch.no_grad()

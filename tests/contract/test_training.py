@@ -151,7 +151,10 @@ def test_checkpointed_functions(kind: str) -> None:
 
 
 # Compiling takes seconds: these few here, all others with -m slow.
-QUICK = {"int8-residual", "int8-shared", "asymmetric, logarithmic-residual", "magnitude-residual"}
+QUICK = {
+    *("int8-residual", "int8-shared", "asymmetric, logarithmic-residual"),
+    *("magnitude-residual", "rb-residual"),
+}
 COMPILED = [
     pytest.param(*pair.values, id=pair.id, marks=() if pair.id in QUICK else pytest.mark.slow)
     for pair in STATIC

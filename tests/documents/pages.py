@@ -80,13 +80,24 @@ def classifier() -> nn.Module:
     return Net()
 
 
-def a_training_script(*, transformer: bool = False) -> dict[str, Any]:
+def wide_classifier() -> nn.Module:
+    """Return a network with channels to spare behind its first convolution."""
+    layers = [
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4)),
+    ]
+    return nn.Sequential(*layers)
+
+
+def a_training_script(*, transformer: bool = False, wide: bool = False) -> dict[str, Any]:
     """Return what every training script has: a model and its data."""
     layer = nn.TransformerEncoderLayer(32, 2, 64, activation="gelu", batch_first=True)
     sequences = nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(32, 4))
     size = (10, 32) if transformer else (3, 32, 32)
     data = TensorDataset(torch.rand(64, *size), torch.randint(0, 4, (64,)))
-    model = sequences if transformer else classifier()
+    model = sequences if transformer else wide_classifier() if wide else classifier()
     return {"model": model, "train_loader": DataLoader(data, batch_size=16)}
 
 

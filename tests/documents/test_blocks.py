@@ -98,10 +98,17 @@ SCHEMES = {
     "int4_weights.json": {"4-bit symmetric", "8-bit symmetric"},
     "sparsity_2_of_4_int8.json": {"8-bit symmetric"},
     "sparse_int8.json": {"8-bit symmetric"},
+    "sparsity_rb_int8.json": {"8-bit symmetric"},
+    "pruning_int8.json": {"8-bit symmetric"},
 }
+CHANNELS = {"channels masked along axis 0", "channels masked along axis 1"}
+CHANNELS |= {"channels masked along axes 0, 1"}
 MASKS = {
+    "filter_pruning.json": CHANNELS,
+    "pruning_int8.json": CHANNELS,
     "sparsity_70.json": {"mask"},
     "sparse_int8.json": {"constant mask"},
+    "sparsity_rb_int8.json": {"learned mask"},
     "sparsity_2_of_4_int8.json": {"2:4 mask along axis 1"},
 }
 
@@ -111,7 +118,7 @@ def test_example_configurations_compress_a_model(path: Path) -> None:
     """Each example configuration places the quantizers and masks that its comment speaks of."""
     config = NNCFConfig.from_json(path)
     config["log_dir"] = "."
-    script = a_training_script(transformer="transformer" in path.name)
+    script = a_training_script(transformer="transformer" in path.name, wide="prun" in path.name)
     register_default_init_args(config, script["train_loader"])
     _, model = create_compressed_model(script["model"], config)
     every = [insert.op for insert in model.compression.layout]

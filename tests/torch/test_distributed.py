@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from nncf.torch.distributed import agree, is_main_process, together
+from nncf.torch.distributed import agree, from_main, is_main_process, together
 
 HEADER = """
 import os, sys, torch, torch.distributed as dist
@@ -22,7 +22,7 @@ from nncf.algorithms.quantization.scheme import Scheme
 from nncf.algorithms.quantization.torch import FakeQuantizer
 from nncf.compression.calibration import Calibration
 from nncf.errors import DataError
-from nncf.torch.distributed import agree, is_main_process, together
+from nncf.torch.distributed import agree, from_main, is_main_process, together
 from nncf.torch.initialize import adapt_batch_norm, initialize_ranges
 
 dist.init_process_group("gloo", rank=int(sys.argv[1]), world_size=2)
@@ -101,3 +101,10 @@ def test_alone_there_is_nothing_to_agree_on() -> None:
     assert is_main_process()
     with pytest.raises(KeyError), together():
         raise KeyError
+
+
+def test_a_value_comes_from_the_main_process() -> None:
+    """Every rank gets what rank 0 passed, and a single process gets back its own."""
+    outputs = two_processes("print(from_main({'rank': rank, 'loss': 0.5 + rank}))")
+    assert outputs == ["{'rank': 0, 'loss': 0.5}"] * 2
+    assert from_main("alone") == "alone"

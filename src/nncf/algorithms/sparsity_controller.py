@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 from nncf.algorithms.sparsity_options import SparsitySchedule
+from nncf.algorithms.sparsity_placement import inserts_at
 from nncf.algorithms.sparsity_schedulers import SparsityScheduler
 from nncf.algorithms.sparsity_statistics import SparsifiedModelStatistics, Zeros, collect
 from nncf.compression.algorithm import Compressed
 from nncf.compression.controller import Controller
 from nncf.compression.layout import Layout
 from nncf.compression.stage import CompressionStage
-from nncf.errors import CheckpointError, LevelError
+from nncf.errors import CheckpointError, LevelError, ScopeNotFound
+from nncf.graph.scopes import Scopes
 
 
 class SparsityController(Controller):
@@ -87,6 +89,23 @@ def checked_level(level: float, *, maximum: float = 1.0, limit: str = "") -> flo
             f"sparsity level = {level:g} is out of reach: the maximum is {maximum:g}{limit}."
         )
     return level
+
+
+def masks_at(compressed: Compressed, target: str | Sequence[str]) -> list[str]:
+    """Return the names of the masks in the layers that a scope, or several, match.
+
+    Raises ScopeNotFound when a scope matches nothing, and when nothing that matches has a mask.
+    """
+    scopes = [target] if isinstance(target, str) else list(target)
+    layout = compressed.layout
+    keys = Scopes(compressed.graph).match(scopes, where="set_sparsity_level: target")
+    found = inserts_at(layout, keys)
+    if not found:
+        raise ScopeNotFound(
+            f"set_sparsity_level: target {scopes} matches operations, but none whose weight is "
+            f"made sparse. Expected the scope of one of: {', '.join(layer_names(layout))}."
+        )
+    return found
 
 
 def layer_names(layout: Layout) -> list[str]:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nncf.compression.places import from_bits, from_gaps, to_bits, to_gaps
+
 Words = NDArray[Any]
 
 DTYPES = {
@@ -179,33 +181,23 @@ def _unpack_dense(packed: Packed, _dtype: str, _shape: tuple[int, ...]) -> Words
     return packed.parts[""].words
 
 
-# --- bit masks -----------------------------------------------------------------------------
+# --- zeros ---------------------------------------------------------------------------------
 
 
-def to_bits(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return one bit for each flag, the first in the lowest bit of the first byte."""
-    return np.packbits(flags, bitorder="little")
+def _places(kept: NDArray[np.bool_], role: str) -> dict[str, Part]:
+    """Return where something is kept: as a mask of bits or as gaps of bytes."""
+    return {role: Part(to_bits(kept) if role == "mask" else to_gaps(kept), "U8")}
 
 
-def from_bits(bits: NDArray[Any], count: int) -> NDArray[np.bool_]:
-    """Return the first ``count`` flags. Raises ValueError unless just these are stored."""
-    if bits.size != -(-count // 8):
-        raise ValueError(f"a mask of {bits.size} bytes is stored, {count} bits were expected")
-    if count % 8 and int(bits[-1]) >> (count % 8):
-        raise ValueError("bits are set beyond the end of a mask")
-    return np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
-
-
-def _masked(words: Words, kept: NDArray[np.bool_], dtype: str) -> dict[str, Part]:
-    return {"mask": Part(to_bits(kept), "U8"), "values": Part(words[kept], dtype)}
-
-
-def _unmasked(parts: Mapping[str, Part], count: int) -> tuple[Words, NDArray[np.bool_]]:
+def _spread(
+    values: Words, parts: Mapping[str, Part], count: int
+) -> tuple[Words, NDArray[np.bool_]]:
     """Return words with zeros where nothing is kept, and the mask of those kept."""
-    kept, values = from_bits(parts["mask"].words, count), parts["values"].words
+    role = "mask" if "mask" in parts else "gaps"
+    kept = (from_bits if role == "mask" else from_gaps)(parts[role].words, count)
     if int(np.count_nonzero(kept)) != values.size:
         raise ValueError(
-            f"the mask keeps {np.count_nonzero(kept)} values, {values.size} are stored"
+            f"the {role} of {np.count_nonzero(kept)} values are stored, and {values.size} values"
         )
     words = np.zeros(count, values.dtype)
     words[kept] = values
@@ -223,13 +215,18 @@ def _unpack_bits(packed: Packed, _dtype: str, shape: tuple[int, ...]) -> Words:
     return from_bits(packed.parts["bits"].words, element_count(shape)).view(np.uint8)
 
 
-def _pack_bitmask(plain: Plain) -> Packed:
-    """One bit for each element, and the elements of which any bit is set."""
-    return Packed("bitmask", _masked(plain.words, plain.words != 0, plain.dtype))
+def _sparse_form(name: str, role: str) -> Form:
+    """The elements of which any bit is set, and their places."""
 
+    def pack(plain: Plain) -> Packed:
+        kept = plain.words != 0
+        values = Part(plain.words[kept], plain.dtype)
+        return Packed(name, {**_places(kept, role), "values": values})
 
-def _unpack_bitmask(packed: Packed, _dtype: str, shape: tuple[int, ...]) -> Words:
-    return _unmasked(packed.parts, element_count(shape))[0]
+    def unpack(packed: Packed, _dtype: str, shape: tuple[int, ...]) -> Words:
+        return _spread(packed.parts["values"].words, packed.parts, element_count(shape))[0]
+
+    return Form(pack, unpack, frozenset([role, "values"]))
 
 
 def _pack_signed_bitmask(plain: Plain) -> Packed | None:
@@ -242,12 +239,13 @@ def _pack_signed_bitmask(plain: Plain) -> Packed | None:
     signs = plain.words[~kept] != 0
     if not signs.any():
         return None
-    parts = {**_masked(plain.words, kept, plain.dtype), "signs": Part(to_bits(signs), "U8")}
-    return Packed("signed_bitmask", parts)
+    values, signed = Part(plain.words[kept], plain.dtype), Part(to_bits(signs), "U8")
+    return Packed("signed_bitmask", {**_places(kept, "mask"), "values": values, "signs": signed})
 
 
 def _unpack_signed_bitmask(packed: Packed, _dtype: str, shape: tuple[int, ...]) -> Words:
-    words, kept = _unmasked(packed.parts, element_count(shape))
+    values = packed.parts["values"].words
+    words, kept = _spread(values, packed.parts, element_count(shape))
     dropped = np.flatnonzero(~kept)
     negative = from_bits(packed.parts["signs"].words, dropped.size)
     words[dropped[negative]] = _sign_bit(words.dtype)
@@ -330,34 +328,35 @@ def _grid_of(packed: Packed, dtype: str, shape: tuple[int, ...]) -> CodeGrid:
     return grid
 
 
-def _pack_bitmask_codes(plain: Plain) -> Packed | None:
-    """One bit for each element, and the codes other than zero."""
-    packed = _pack_codes(plain)
-    if packed is None:
-        return None
-    codes = packed.parts["codes"]
-    mask = to_bits(codes.words != 0)
-    parts = {**packed.parts, "mask": Part(mask, "U8")}
-    parts["codes"] = Part(codes.words[codes.words != 0], codes.dtype)
-    return Packed("bitmask_codes", parts, packed.facts)
+def _sparse_codes_form(name: str, role: str) -> Form:
+    """The codes other than zero, and their places."""
 
+    def pack(plain: Plain) -> Packed | None:
+        packed = _pack_codes(plain)
+        if packed is None:
+            return None
+        codes = packed.parts["codes"]
+        kept = codes.words != 0
+        parts = {**packed.parts, **_places(kept, role)}
+        return Packed(name, parts | {"codes": Part(codes.words[kept], codes.dtype)}, packed.facts)
 
-def _unpack_bitmask_codes(packed: Packed, dtype: str, shape: tuple[int, ...]) -> Words:
-    grid = _grid_of(packed, dtype, shape)
-    parts = {"mask": packed.parts["mask"], "values": packed.parts["codes"]}
-    return _values(_unmasked(parts, element_count(shape))[0], grid, shape)
+    def unpack(packed: Packed, dtype: str, shape: tuple[int, ...]) -> Words:
+        grid, values = _grid_of(packed, dtype, shape), packed.parts["codes"].words
+        return _values(_spread(values, packed.parts, element_count(shape))[0], grid, shape)
+
+    return Form(pack, unpack, frozenset([role, "codes", "step"]))
 
 
 FORMS = {
     DENSE: Form(_pack_dense, _unpack_dense, frozenset([""])),
     "bits": Form(_pack_bits, _unpack_bits, frozenset(["bits"])),
-    "bitmask": Form(_pack_bitmask, _unpack_bitmask, frozenset(["mask", "values"])),
+    "bitmask": _sparse_form("bitmask", "mask"),
+    "gaps": _sparse_form("gaps", "gaps"),
     "signed_bitmask": Form(
         _pack_signed_bitmask, _unpack_signed_bitmask, frozenset(["mask", "values", "signs"])
     ),
     "codes": Form(_pack_codes, _unpack_codes, frozenset(["codes", "step"])),
-    "bitmask_codes": Form(
-        _pack_bitmask_codes, _unpack_bitmask_codes, frozenset(["mask", "codes", "step"])
-    ),
+    "bitmask_codes": _sparse_codes_form("bitmask_codes", "mask"),
+    "gaps_codes": _sparse_codes_form("gaps_codes", "gaps"),
 }
 """Every form by the name that files use, the plainest first: it wins where two are equal."""

@@ -214,6 +214,13 @@ class Channels:
                 found.setdefault(name, {})[axis] = units
         return found
 
+    def axes(self) -> list[Ids]:
+        """Return the units along every axis, of parameters and tensors, that can be shortened."""
+        found = [units for axes in self.tensor_axes().values() for units in axes.values()]
+        for key, port in self.labels.values:
+            found.extend(self.value_axes(key, port).values())
+        return list({units.tobytes(): units for units in found}.values())
+
     def value_axes(self, key: str, port: int = 0) -> dict[int, Ids]:
         """Return the units along those axes of an operation's output that can be shortened."""
         axes = self.labels.values.get((key, port), [])

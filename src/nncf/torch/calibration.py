@@ -50,7 +50,7 @@ def calibration_batches(
     """
     device = device if device is not None else device_of(model)
     seen = index = 0
-    with _progress(description, samples) as show:
+    with progress(description, samples) as show:
         for raw in loader:
             args, kwargs = forward_arguments(raw, model, loader=loader)
             count = batch_size(args, kwargs, loader)
@@ -208,7 +208,7 @@ def _generators(loader: object) -> Iterator[torch.Generator]:
 
 
 @contextmanager
-def _progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on a terminal, nothing elsewhere; yields a function of how much is done."""
     if not sys.stderr.isatty() or not is_main_process():
         yield lambda _done: None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from nncf.errors import DataError
 from nncf.torch.intercept import compression_of
+
+Value = TypeVar("Value")
 
 
 def is_distributed() -> bool:
@@ -67,6 +69,15 @@ def _broadcast(tensor: Tensor) -> None:
     data = tensor.detach().to(device, copy=True).contiguous().reshape(-1)
     dist.broadcast(data.view(torch.uint8), src=0)
     tensor.copy_(data.reshape(tensor.shape))
+
+
+def from_main(value: Value) -> Value:
+    """Return what rank 0 passed, on every rank; alone, what was passed. All ranks must call it."""
+    if not is_distributed():
+        return value
+    told = [value]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 @contextmanager

@@ -18,17 +18,22 @@ from torch import Tensor, nn
 from nncf.compression.calibration import Calibration
 from nncf.errors import DataError
 from nncf.torch.calibration import CalibrationBatch, calibration_batches, evaluating
+from nncf.torch.calibration import progress as progress
 from nncf.torch.counting import zero_counts as zero_counts
 from nncf.torch.data import forward_arguments as forward_arguments
 from nncf.torch.data import how_to_tell
 from nncf.torch.distributed import agree as agree
-from nncf.torch.distributed import together
+from nncf.torch.distributed import from_main as from_main
+from nncf.torch.distributed import is_main_process as is_main_process
+from nncf.torch.distributed import together as together
 from nncf.torch.statistics import RangeCollector
 from nncf.torch.structure import tensors_in
 from nncf.torch.teacher import make_teacher as make_teacher
 from nncf.torch.teaching import example_pairs as example_pairs
 from nncf.torch.teaching import fewest_bits as fewest_bits
 from nncf.torch.teaching import teach as teach
+from nncf.torch.trials import only_ops as only_ops
+from nncf.torch.trials import trial as trial
 
 _LOGGER = logging.getLogger("nncf")
 

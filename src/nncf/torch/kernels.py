@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fake quantization of tensors, fast: one function, three ways to compute it.
+"""Fake quantization of tensors, fast: one function, three ways to compute it; random numbers.
 
 ``eager``
     plain PyTorch operations; the truth, and what every tracer (``torch.compile``,
@@ -22,7 +22,7 @@ import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
@@ -30,7 +30,8 @@ from typing import Any, Protocol
 import torch
 from torch.autograd.function import once_differentiable
 
-from nncf.torch import inductor_kernels, native_kernels, reference_kernels
+from nncf.torch import inductor_kernels, native_kernels, random_kernels, reference_kernels
+from nncf.torch.random_kernels import next_key
 from nncf.torch.reference_kernels import (
     BELOW_GAIN,
     ERROR_GAIN,
@@ -42,7 +43,19 @@ from nncf.torch.reference_kernels import (
     STEP,
 )
 
-__all__ = ["HIGH", "LOW", "LOWEST", "STEP", "fake_quantize", "recompute_saved", "use", "way_for"]
+__all__ = [
+    "HIGH",
+    "LOW",
+    "LOWEST",
+    "STEP",
+    "fake_quantize",
+    "next_key",
+    "passed",
+    "recompute_saved",
+    "uniform",
+    "use",
+    "way_for",
+]
 
 VARIABLE = "NNCF_KERNELS"
 WAYS = ("auto", "eager", "native", "inductor")
@@ -61,11 +74,12 @@ class _Kernels(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
-_MAKERS: dict[str, Callable[[], _Kernels]] = {
+_MAKERS: dict[str, Callable[[], Any]] = {
     "native": native_kernels.Kernels,
     "inductor": inductor_kernels.Kernels,
+    "random": random_kernels.Kernels,
 }
-_made: dict[str, _Kernels | None] = {}  # None: broken on this machine, do not try again
+_made: dict[str, Any | None] = {}  # None: broken on this machine, do not try again
 
 
 def use(way: str | None) -> None:
@@ -114,7 +128,7 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _kernels(way: str) -> _Kernels | None:
+def _kernels(way: str) -> Any | None:
     if way not in _made:
         with _lock:
             if way not in _made:
@@ -143,7 +157,7 @@ def _quantize(x: torch.Tensor, grid: torch.Tensor, axis: int | None) -> torch.Te
     """Return float32 x on the grid [rows, channels]."""
     way = way_for(x)
     if way != "eager":
-        kernels = _kernels(way)
+        kernels: _Kernels | None = _kernels(way)
         assert kernels is not None
         try:
             return kernels.quantize(x, grid, axis)
@@ -161,7 +175,7 @@ def _gradient(
     """Return the gradient of x, and sums [3, channels] for those of the parameters."""
     way = way_for(x)
     if way != "eager" and not _traced(gradient):
-        kernels = _kernels(way)
+        kernels: _Kernels | None = _kernels(way)
         assert kernels is not None
         try:
             return kernels.gradient(gradient, x, grid, axis)
@@ -224,6 +238,18 @@ def fake_quantize(
     the dtype and the memory format of x.
     """
     return _FakeQuantize.apply(x, span, low, grid, axis)  # type: ignore[no-any-return,no-untyped-call]  # apply is untyped
+
+
+def uniform(key: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return float32 numbers from U(0, 1) that ``key``, int64 [1], determines on any machine."""
+    if way_for(key) == "native":
+        kernels = _kernels("random")
+        if kernels is not None:
+            numbers: torch.Tensor = kernels.uniform(key, shape)
+            return numbers
+    if key.device.type == "cpu" and not _traced(key):
+        return random_kernels.uniform_in_pieces(key, shape)
+    return random_kernels.uniform_reference(key, shape)
 
 
 class _Pass(torch.autograd.Function):

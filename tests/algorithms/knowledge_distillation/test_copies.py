@@ -203,3 +203,14 @@ def test_few_bits_limit_gradients(bits: int, options: Any, limit: float | None) 
     made = nncf.NNCFConfig.from_dict(dict(made))
     controller, _ = nncf.create_compressed_model(Small(), made, dump_graphs=False)
     assert controller.child_ctrls[0].teaching.judge.gradient_limit == limit
+
+
+@pytest.mark.parametrize(("bits", "scale", "warns"), [(3, 1.0, 1), (3, 0.7, 0), (8, 1.0, 0)])
+def test_few_bits_and_two_losses_in_full_are_warned_of(
+    bits: int, scale: float, warns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside 4 bits or fewer, a scale that takes no weight from the task's loss is remarked."""
+    section = {"algorithm": "quantization", "weights": {"bits": bits}}
+    made = nncf.NNCFConfig.from_dict({**config(section, scale=scale), "target_device": "TRIAL"})
+    nncf.create_compressed_model(Small(), made, dump_graphs=False)
+    assert caplog.text.count("0.3 * task_loss + controller.loss()") == warns

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from nncf.algorithms.filter_pruning.controller import FilterPruningController
 from nncf.algorithms.filter_pruning.groups import Grouping, find_groups
+from nncf.algorithms.filter_pruning.legr import Coefficients, ranking_coefficients
 from nncf.algorithms.filter_pruning.options import FilterPruningOptions
 from nncf.algorithms.filter_pruning.scheme import ChannelMask, Fill
 from nncf.compression.algorithm import Algorithm, Compressed
@@ -27,6 +28,10 @@ class FilterPruningAlgorithm(Algorithm):
 
     name: ClassVar[str] = "filter_pruning"
     options: FilterPruningOptions
+
+    def __init__(self, options: FilterPruningOptions, root: Any) -> None:
+        super().__init__(options, root)
+        self._coefficients: Coefficients = {}
 
     def plan(self, graph: Graph) -> Layout:
         """Return masks for every parameter that a group shortens, and for what must not see them.
@@ -86,11 +91,18 @@ class FilterPruningAlgorithm(Algorithm):
     def op_from_state(state: Mapping[str, Any]) -> ChannelMask:
         return ChannelMask.from_state(state)
 
+    def initialize(self, compressed: Compressed) -> None:
+        """Learn, or load, how the filters of different layers compare, where that is wanted."""
+        if self.options.params.interlayer_ranking_type == "learned_ranking":
+            self._coefficients = ranking_coefficients(compressed, self.control, self.options)
+
     def control(self, compressed: Compressed) -> FilterPruningController:
         grouping = find_groups(compressed.graph, self.options, self.root)
         channels = channel_map(grouping.channels, compressed.layout)
         compressed.notes[CHANNELS] = channels
-        return FilterPruningController(compressed, self.options, grouping, channels)
+        return FilterPruningController(
+            compressed, self.options, grouping, channels, coefficients=self._coefficients
+        )
 
 
 def _parameter_masks(graph: Graph, grouping: Grouping, spared: tuple[str, ...]) -> Iterator[Insert]:

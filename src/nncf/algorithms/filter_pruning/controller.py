@@ -12,9 +12,9 @@ import numpy as np
 
 from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
 from nncf.algorithms.filter_pruning.costs import Cost, CostModel
-from nncf.algorithms.filter_pruning.groups import Grouping, PruningGroup
+from nncf.algorithms.filter_pruning.groups import Grouping, Limit, PruningGroup
 from nncf.algorithms.filter_pruning.options import FilterPruningOptions
-from nncf.algorithms.filter_pruning.schedule import PruningScheduler
+from nncf.algorithms.filter_pruning.schedule import PruningScheduler, target_of
 from nncf.algorithms.filter_pruning.selection import Importances, Selection, least
 from nncf.algorithms.filter_pruning.statistics import (
     FilterPruningStatistics,
@@ -51,11 +51,13 @@ class FilterPruningController(Controller):
         options: FilterPruningOptions,
         grouping: Grouping,
         channels: ChannelMap,
+        *,
+        coefficients: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         super().__init__()
         self.groups = grouping
         self.frozen = False
-        self.coefficients: dict[str, tuple[float, float]] = {}
+        self.coefficients = dict(coefficients or {})
         self._compressed = compressed
         self._options = options
         self._channels = channels
@@ -69,8 +71,7 @@ class FilterPruningController(Controller):
     @property
     def pruning_level(self) -> float:
         """Share of filters of prunable layers that is gone now."""
-        full, current = self._full, self._costs.cost(self.kept)
-        return 1 - current.filters / full.filters
+        return self._filters_gone(self.kept)
 
     @property
     def current_groupwise_pruning_level(self) -> dict[int, float]:
@@ -88,20 +89,26 @@ class FilterPruningController(Controller):
         A mapping gives levels (shares of channels) to groups by number; groups without one are
         left whole. With ``run_batchnorm_adaptation`` batch norm statistics are measured anew.
 
-        Raises ConfigError for a level that cannot be reached; nothing has changed then.
+        Raises ConfigError for a level that cannot be reached, and DataError without data for batch
+        norms; nothing has changed then.
         """
         if self.frozen:
             return
+        before = self.kept, self._level
         kept = self._chosen(pruning_level)
-        self._compressed.home.set_masks(self._compressed.ops, self._channels.masks, kept)
-        self._level = (
-            pruning_level
-            if isinstance(pruning_level, (int, float))
-            else 1 - self._costs.cost(kept).filters / self._full.filters
-        )
+        is_mapping = isinstance(pruning_level, Mapping)
+        self._set(kept, self._filters_gone(kept) if is_mapping else float(pruning_level))
         if run_batchnorm_adaptation:
-            section = self._options.initializer
-            adapt(self._compressed, section.batchnorm_adaptation, explicit=True)
+            try:
+                section = self._options.initializer
+                adapt(self._compressed, section.batchnorm_adaptation, explicit=True)
+            except BaseException:
+                self._set(*before)
+                raise
+
+    def _set(self, kept: Kept, level: float) -> None:
+        self._compressed.home.set_masks(self._compressed.ops, self._channels.masks, kept)
+        self._level = level
 
     def freeze(self, frozen: bool = True) -> None:
         """Keep the masks as they are from now on."""
@@ -127,9 +134,9 @@ class FilterPruningController(Controller):
     def _chosen(self, level: float | Mapping[int, float]) -> Kept:
         if isinstance(level, Mapping):
             return self._chosen_by_group(level)
-        if not 0 <= level < 1:
+        if not 0 <= level <= 1:
             raise ConfigError(
-                f"set_pruning_level: {level!r} is no level. Expected a number from 0 to below 1."
+                f"set_pruning_level: {level!r} is no level. Expected a number from 0 to 1."
             )
         if level == 0:
             return np.ones(self._channels.units, dtype=bool)
@@ -148,12 +155,20 @@ class FilterPruningController(Controller):
         return kept_at(step)
 
     def _selection(self) -> Selection:
+        return self._selection_by(self.importances)
+
+    def _selection_by(self, importances: Importances) -> Selection:
         return Selection(
             self.groups.groups,
-            self._importances(),
+            importances,
             units=self._channels.units,
             multiple=self._options.params.channel_multiple,
+            limits=self._limits,
         )
+
+    @cached_property
+    def _limits(self) -> tuple[Limit, ...]:
+        return self.groups.limits(self._options.params.channel_multiple)
 
     def _uniform(self, selection: Selection, level: float) -> Kept:
         return selection.uniform({group.number: level for group in self.groups})
@@ -165,28 +180,32 @@ class FilterPruningController(Controller):
                 "all filters together. Give one level, or set all_weights to false."
             )
         known = {group.number for group in self.groups}
-        wrong = [key for key, level in levels.items() if key not in known or not 0 <= level < 1]
+        wrong = [key for key, level in levels.items() if key not in known or not 0 <= level <= 1]
         if wrong:
             raise ConfigError(
                 f"set_pruning_level: {wrong[0]!r}: {levels[wrong[0]]!r} is no level of a group. "
-                f"Expected groups 0 to {max(known)} and levels from 0 to below 1."
+                f"Expected groups 0 to {max(known)} and levels from 0 to 1."
             )
         return self._selection().uniform(levels)
 
     def _ranked_to(self, selection: Selection, level: float) -> Kept:
         def gone(removed: int) -> float:
-            return 1 - self._costs.cost(selection.ranked(removed)).filters / self._full.filters
+            return self._filters_gone(selection.ranked(removed))
 
         removed = least(0, selection.total(), lambda removed: gone(removed) >= level - _NEAR)
         if removed is None:
             raise self._out_of_reach(level, gone(selection.total()))
         return selection.ranked(removed)
 
+    def _filters_gone(self, kept: Kept) -> float:
+        return 1 - self._costs.cost(kept).filters / self._full.filters
+
     def _flops_gone(self, kept: Kept) -> float:
         return 1 - self._costs.cost(kept).flops / self._full.flops
 
-    def _importances(self) -> Importances:
-        """Return the importance of each unit: the mean over the layers that have it."""
+    @property
+    def importances(self) -> Importances:
+        """By number of a group, the mean importance of each unit over the layers that have it."""
         return {group.number: self._importance(group) for group in self.groups}
 
     def _importance(self, group: PruningGroup) -> Any:
@@ -207,20 +226,20 @@ class FilterPruningController(Controller):
             # Relative to the group's mean, as in G. Fang et al. 2023 (arXiv:2301.12900): else
             # layers with many filters, each a smaller part of the norm, would lose nearly all.
             found = found / max(found.mean(), 1e-12)
-        scale, shift = self.coefficients.get(group.name, (1.0, 0.0))
+        scale, shift = self.coefficients.get(group.key, (1.0, 0.0))
         return scale * found + shift
 
     # --- limits ----------------------------------------------------------------------------------
 
     @cached_property
+    def _unranked(self) -> Selection:
+        """All filters equally important: how many are kept does not depend on the ranking."""
+        return self._selection_by({g.number: np.zeros(len(g.units)) for g in self.groups})
+
+    @cached_property
     def _least_kept(self) -> Kept:
-        """What is left when as much as possible is gone; importances do not matter."""
-        nothing = {group.number: np.zeros(len(group.units)) for group in self.groups}
-        multiple = self._options.params.channel_multiple
-        selection = Selection(
-            self.groups.groups, nothing, units=self._channels.units, multiple=multiple
-        )
-        return selection.uniform({group.number: 1.0 for group in self.groups})
+        """What is left when as much as possible is gone."""
+        return self._uniform(self._unranked, 1.0)
 
     def _out_of_reach(self, level: float, most: float) -> ConfigError:
         what = "FLOPs" if self.prune_flops else "filters of prunable layers"
@@ -239,11 +258,20 @@ class FilterPruningController(Controller):
         )
 
     def _check_target(self) -> None:
-        """Raise ConfigError when the target of the schedule is out of reach."""
+        """Raise ConfigError for a target out of reach, and warn of one that removes nothing."""
+        target = target_of(self._options)
+        most = 0.0 if self._least_kept.all() else self.maximal_compression_rate
+        if target > most + _NEAR:
+            raise self._out_of_reach(target, most)
         params = self._options.params
-        target = params.pruning_flops_target
-        if target is not None and target > self.maximal_compression_rate + _NEAR:
-            raise self._out_of_reach(target, self.maximal_compression_rate)
+        is_uniform = not (self.prune_flops or params.all_weights)
+        if target > 0 and is_uniform and self._uniform(self._unranked, target).all():
+            _LOGGER.warning(
+                "filter_pruning: pruning_target %g removes no filter at all, since every layer keeps "
+                "a multiple of %d channels. Raise the target, or lower channel_multiple.",
+                target,
+                params.channel_multiple,
+            )
 
     @property
     def maximal_compression_rate(self) -> float:

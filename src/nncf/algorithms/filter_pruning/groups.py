@@ -36,6 +36,11 @@ class PruningGroup:
         return self.producers[0].parameter.rpartition(".")[0] or self.producers[0].parameter
 
     @property
+    def key(self) -> str:
+        """What tells the group from all others: the parameter of its first layer."""
+        return self.producers[0].parameter
+
+    @property
     def width(self) -> int:
         """How many channels of the first layer go with one unit."""
         return max(1, (self.channels - self.stays) // len(self.units))
@@ -43,12 +48,10 @@ class PruningGroup:
     def keepable(self, count: float, multiple: int) -> int:
         """Return the least number of units, ``count`` or more, that keeps a multiple of channels.
 
-        One unit is kept at least, all where no smaller number does. Never is a single channel
-        removed: what normalises over channels could not be told of it by its statistics.
+        One unit is kept at least, all where no smaller number does.
         """
         for kept in range(max(int(np.ceil(count - 1e-9)), 1), len(self.units)):
-            single = kept == len(self.units) - 1 and self.width == 1
-            if (self.stays + kept * self.width) % multiple == 0 and not single:
+            if (self.stays + kept * self.width) % multiple == 0:
                 return kept
         return len(self.units)
 
@@ -71,12 +74,43 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What must be left of an axis: a ``multiple`` of channels, or all; not all but one if ``whole``.
+
+    What normalises over an axis could not be told of a single missing channel by its statistics.
+    """
+
+    units: Ids
+    multiple: int = 1
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class Grouping:
     """All pruning groups of a model, and for each layer that is not pruned the reason."""
 
     channels: Channels
     groups: tuple[PruningGroup, ...]
     excluded: Mapping[str, str]
+
+    def limits(self, multiple: int) -> tuple[Limit, ...]:
+        """Return what must be left of every axis that groups shorten."""
+        channels = self.channels
+        made = {
+            channels.units_of(p.ids).tobytes() for group in self.groups for p in group.producers
+        }
+        normalised = set()
+        for need in channels.labels.needs:
+            edge = next(
+                e for e in channels.graph.inputs_of(need.operation) if e.input_port == need.port
+            )
+            axes = channels.value_axes(edge.source, edge.output_port)
+            if need.kind == "statistics" and need.axis in axes:
+                normalised.add(axes[need.axis].tobytes())
+        return tuple(
+            Limit(units, multiple if units.tobytes() in made else 1, units.tobytes() in normalised)
+            for units in channels.axes()
+        )
 
     def __iter__(self) -> Iterator[PruningGroup]:
         return iter(self.groups)

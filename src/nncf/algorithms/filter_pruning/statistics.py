@@ -108,5 +108,5 @@ def _level(current: float, full: float) -> float:
 
 
 def _row(name: str, full: float, current: float, unit: float) -> tuple[str, str, str, str]:
-    shown = [f"{value / unit:.3f}" if unit > 1 else f"{value:.0f}" for value in (full, current)]
+    shown = [f"{value / unit:.4g}" if unit > 1 else f"{value:.0f}" for value in (full, current)]
     return name, *shown, f"{_level(current, full):.3f}"

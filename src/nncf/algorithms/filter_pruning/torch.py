@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,17 @@ def filter_importance(
         found = torch.cdist(filters, filters).sum(1)
     result: NDArray[np.float64] = found.cpu().numpy()
     return result
+
+
+# --- training for the learned ranking ------------------------------------------------------------
+
+
+def make_optimizer(model: nn.Module, factory: Callable[[Any], Any] | None) -> Any:
+    """Return the optimizer of what is trainable: the user's, or stochastic gradient descent."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if factory is not None:
+        return factory(parameters)
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 # --- masks ---------------------------------------------------------------------------------------

@@ -109,11 +109,20 @@ class KnowledgeDistillationAlgorithm(Algorithm):
     def _gradient_limit(self, compressed: Compressed) -> float | None:
         """Return the limit that the configuration gives, or that few bits advise."""
         options = self.options
+        bits = compressed.backend.fewest_bits(compressed.model)
+        if options.type == "mse" or bits is None or bits > LOW_BITS:
+            return options.gradient_limit
+        if options.scale >= 1:
+            _LOGGER.warning(
+                "knowledge_distillation: a part of the model keeps %d bits, and scale is %g. "
+                "Beside a task loss in full this acts as a higher learning rate, which few bits "
+                'do not stand. Write "scale": 0.7 and train with 0.3 * task_loss + '
+                "controller.loss(), or lower the learning rate.",
+                bits,
+                options.scale,
+            )
         if options.gradient_limit is not None or options.temperature <= 1:
             return options.gradient_limit
-        bits = compressed.backend.fewest_bits(compressed.model)
-        if bits is None or bits > LOW_BITS:
-            return None
         _LOGGER.info(
             "knowledge_distillation: at temperature %g gradients are kept as short as at "
             "temperature 1, since a part of the model keeps %d bits. gradient_limit sets another "

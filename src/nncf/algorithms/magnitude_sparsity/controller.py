@@ -19,15 +19,14 @@ from nncf.algorithms.sparsity_controller import (
     checked_level,
     damaged,
     layer_names,
+    masks_at,
     mean_level,
     model_statistics,
 )
-from nncf.algorithms.sparsity_placement import inserts_at, parameter_names
+from nncf.algorithms.sparsity_placement import parameter_names
 from nncf.algorithms.sparsity_schedulers import make_scheduler
 from nncf.compression.algorithm import Compressed
 from nncf.compression.statistics import Statistics
-from nncf.errors import ScopeNotFound
-from nncf.graph.scopes import Scopes
 
 _LOGGER = logging.getLogger("nncf")
 
@@ -68,7 +67,7 @@ class MagnitudeSparsityController(SparsityController):
         Raises LevelError for a level out of reach, ScopeNotFound, and DataError without data.
         """
         level = self._checked(level)
-        names = None if target is None else self._layers(target)
+        names = None if target is None else tuple(masks_at(self._compressed, target))
         if self.frozen:
             _LOGGER.warning(
                 "The masks are frozen: level %g is not applied. Call freeze(False) first.", level
@@ -87,17 +86,6 @@ class MagnitudeSparsityController(SparsityController):
         pattern = self._options.params.pattern
         limit = f", which the pattern {pattern} leaves" if pattern else ""
         return checked_level(level, maximum=self._options.params.pattern_level, limit=limit)
-
-    def _layers(self, target: str | Sequence[str]) -> tuple[str, ...]:
-        scopes = [target] if isinstance(target, str) else list(target)
-        layout, graph = self._compressed.layout, self._compressed.graph
-        found = inserts_at(layout, Scopes(graph).match(scopes, where="set_sparsity_level: target"))
-        if not found:
-            raise ScopeNotFound(
-                f"set_sparsity_level: target {scopes} matches operations, but none whose weight is "
-                f"made sparse. Expected the scope of one of: {', '.join(layer_names(layout))}."
-            )
-        return tuple(found)
 
     def _pools(self, level: float) -> list[Pool]:
         names = tuple(self.masks)
