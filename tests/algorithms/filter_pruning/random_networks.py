@@ -33,9 +33,6 @@ class Block(nn.Module):
         self.out = channels
         self.act = draw.choice(_ACTIVATIONS)()
 
-    def extra_repr(self) -> str:
-        return f"{self.channels} → {self.out}"
-
 
 def norm(channels: int, draw: random.Random) -> nn.Module:
     kind = draw.choice(["batch", "batch", "group", "instance", "none", "layer", "prelu"])
@@ -120,10 +117,10 @@ class Squeeze(Block):
     def __init__(self, channels: int, draw: random.Random) -> None:
         super().__init__(channels, draw)
         self.down, self.up = nn.Conv2d(channels, 8, 1), nn.Conv2d(8, channels, 1)
-        self.linear = draw.random() < 0.5
+        self.by_hand = draw.random() < 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3), keepdim=True) if self.linear else F.adaptive_avg_pool2d(x, 1)
+        pooled = x.mean((2, 3), keepdim=True) if self.by_hand else F.adaptive_avg_pool2d(x, 1)
         return x * torch.sigmoid(self.up(torch.relu(self.down(pooled))))
 
 
@@ -274,16 +271,13 @@ class Spatial(Block):
 
     def __init__(self, channels: int, draw: random.Random) -> None:
         super().__init__(channels, draw)
-        self.way = draw.choice(["max", "average", "resize", "dropout"])
+        self.way = draw.choice(["max", "average", "resize"])
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.way == "max":
-            return F.max_pool2d(x, 3, 1, 1)
-        if self.way == "average":
-            return F.avg_pool2d(x, 3, 1, 1)
         if self.way == "resize":
             return F.interpolate(F.max_pool2d(x, 2), scale_factor=2)
-        return F.dropout(x, 0.1, self.training)
+        pool = F.max_pool2d if self.way == "max" else F.avg_pool2d
+        return pool(F.dropout(x, 0.1, self.training), 3, 1, 1)
 
 
 class Attention(Block):
