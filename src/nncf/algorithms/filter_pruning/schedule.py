@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 from nncf.algorithms.filter_pruning.options import FilterPruningOptions
 from nncf.compression.schedules import Scheduler
@@ -56,10 +56,6 @@ class PruningScheduler(Scheduler):
         self._controller.set_pruning_level(self.current_pruning_level)
         if self.current_epoch >= self._end:
             self._controller.freeze()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take the counters back; the masks come with the controller's own state."""
-        super().load_state(state)
 
 
 def target_of(options: FilterPruningOptions) -> float:
