@@ -14,14 +14,7 @@ from torch.nn import functional as F
 SIDE = 8
 """Height and width of the images."""
 
-_ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
-    nn.ReLU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Hardswish,
-    nn.Softplus,
-    nn.Identity,
-)
+_ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Hardswish, nn.Softplus, nn.Identity)
 
 
 class Block(nn.Module):
