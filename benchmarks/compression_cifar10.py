@@ -7,7 +7,7 @@
 The folder is that of ``benchmarks.accuracy_cifar10``, as are images, baseline and learning rates.
 Every row starts from the same floating-point baseline and trains for the same number of epochs
 (``--epochs``); "continued" is the baseline trained on without compression. The last epoch
-counts, none is picked. ``--full`` is the protocol of the published figures: all images, 200
+counts, none is picked. "Taught" rows have the baseline as their teacher. ``--full`` is the protocol of the published figures: all images, 200
 epochs, ResNet-56 pruned to MACs / 2.1 and / 2.55. ``--keep FOLDER`` stores baselines there, for
 the next call. Needs Pillow.
 """
@@ -37,7 +37,7 @@ class Row:
 
     network: str
     published: str
-    compression: Callable[[int], Mapping[str, Any] | None]
+    compression: Callable[[int], Any]
 
 
 def pruned(share: float) -> Callable[[int], dict[str, Any]]:
@@ -80,11 +80,20 @@ def sparse(level: float) -> Callable[[int], dict[str, Any]]:
     return section
 
 
+def taught(section: Callable[[int], dict[str, Any]]) -> Callable[[int], list[dict[str, Any]]]:
+    """Return the same beside distillation from the baseline."""
+    teacher = {"algorithm": "knowledge_distillation", "type": "softmax", "temperature": 3}
+    return lambda epochs: [section(epochs), teacher]
+
+
 ROWS: dict[str, Row] = {
     "continued": Row("resnet20", "", lambda _: None),
     "pruned": Row("resnet20", "0.15–0.7", pruned(1 - 1 / 1.37)),
     "sparse70": Row("resnet20", "0.35 at 69 %", sparse(0.7)),
     "sparse90": Row("resnet20", "", sparse(0.9)),
+    "pruned, taught": Row("resnet20", "0.15–0.7", taught(pruned(1 - 1 / 1.37))),
+    "sparse70, taught": Row("resnet20", "0.35 at 69 %", taught(sparse(0.7))),
+    "sparse90, taught": Row("resnet20", "", taught(sparse(0.9))),
 }
 FULL_ROWS: dict[str, Row] = {
     **ROWS,
@@ -209,8 +218,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="images to train on")
     parser.add_argument("--baseline-epochs", type=int, default=6)
     parser.add_argument("--baseline-rate", type=float, default=0.01)
-    parser.add_argument("--epochs", type=int, default=8, help="of every row")
-    parser.add_argument("--rate", type=float, default=0.01, help="learning rate of these epochs")
+    parser.add_argument("--epochs", type=int, default=30, help="of every row")
+    parser.add_argument("--rate", type=float, default=0.03, help="learning rate of these epochs")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
