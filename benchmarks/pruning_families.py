@@ -94,7 +94,7 @@ def _constructor(package: str, name: str, side: int) -> Callable[[], nn.Module]:
             return getattr(torchvision.models, name)(weights=None, **extra)  # type: ignore[no-any-return]  # a constructor
         import timm
 
-        sized = {} if side == 64 or side == 96 else {"img_size": side}
+        sized = {} if side < 100 else {"img_size": side}
         try:
             return timm.create_model(name, **sized)  # type: ignore[no-any-return]  # a model
         except TypeError:
@@ -107,7 +107,7 @@ def disturbed(model: nn.Module) -> nn.Module:
     """Give norms and biases values that are not those of a fresh layer, so that mistakes show."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.5, 1.5)

@@ -53,6 +53,7 @@ class FilterPruningAlgorithm(Algorithm):
         return Layout(inserts, skipped)
 
     def _check(self, graph: Graph, grouping: Grouping) -> None:
+        self._check_targets(graph, grouping)
         if not grouping.groups:
             reasons = "\n".join(f"  {key}: {why}" for key, why in grouping.excluded.items())
             raise ConfigError(
@@ -60,7 +61,6 @@ class FilterPruningAlgorithm(Algorithm):
                 f"{reasons or '  it has no convolutions and no linear layers'}\n"
                 "Expected at least one. Change what the options leave alone, or remove the algorithm."
             )
-        self._check_targets(graph, grouping)
         frozen = [
             parameter.name
             for operation in graph.operations()
