@@ -54,7 +54,7 @@ def pruned(share: float) -> Callable[[int], dict[str, Any]]:
                 "all_weights": True,
                 "prune_first_conv": True,
                 "prune_downsample_convs": True,
-                "channel_multiple": 4,
+                "channel_multiple": 1,
             },
         }
 
