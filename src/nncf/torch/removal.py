@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from nncf.compression.channel_map import CHANNELS, ChannelMap, Kept, masks_of
 from nncf.errors import ExportError
 from nncf.torch.intercept import Compression, correct_sizes
 from nncf.torch.sizes import Sizes
+
+_LOGGER = logging.getLogger("nncf")
+_NAMED = 5
+"""Layers named in a warning."""
 
 Masks = Mapping[int, torch.Tensor]
 """By axis, which indices are kept (bool)."""
@@ -32,6 +37,42 @@ def remove_hidden(model: nn.Module, compression: Compression) -> None:
     if not kept.all():
         _shorten_ops(compression, channels, kept)
         remove_channels(model, channels, kept)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        _warn_of_unseen(unseen_layers(compression.unused, shapes))
+
+
+def unseen_layers(
+    unused: Collection[str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, ...]:
+    """Return the outermost modules that no used parameter is in, but a matrix is.
+
+    ``unused`` are names of parameters, ``shapes`` has those of all.
+    """
+    used = {outer for name in shapes if name not in unused for outer in _modules_around(name)}
+    found: dict[str, None] = {}
+    for name in unused:
+        outermost = next((path for path in _modules_around(name) if path not in used), None)
+        if outermost is not None and len(shapes.get(name, ())) > 1:
+            found[outermost] = None
+    return tuple(found)
+
+
+def _modules_around(parameter: str) -> list[str]:
+    """Return the paths of the modules that hold a parameter, from the outermost."""
+    parts = parameter.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _warn_of_unseen(layers: Sequence[str]) -> None:
+    if not layers:
+        return
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    _LOGGER.warning(
+        "strip: channels were removed, but %s did not run when the model was looked at, and keep "
+        "their sizes: they may no longer fit their inputs. If they are needed, run them in "
+        "dummy_forward_fn, or put the layers before them into ignored_scopes; else delete them.",
+        ", ".join(layers[:_NAMED]) + more,
+    )
 
 
 def remove_channels(model: nn.Module, channels: ChannelMap, kept: Kept) -> None:
