@@ -262,7 +262,7 @@ def correct_sizes(model: nn.Module, sizes: Sizes) -> None:
     compression = compression_of(model)
     assert compression is not None
     _detach_hooks(model, compression)
-    compression.sizes = Sizes({**compression.sizes.rules, **sizes.rules})
+    compression.sizes = compression.sizes.then(sizes)
     names = {Address.parse(key).name for key in compression.sizes.rules} | compression.names
     compression.functions = _functions_of_interest(names, compression.functions)
     compression.names = frozenset(compression.functions.values())

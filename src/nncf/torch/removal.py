@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
-from nncf.compression.channel_map import CHANNELS, ChannelMap, Kept, masks_of
+from nncf.compression.channel_map import CHANNELS, ChannelMap, Correction, Kept, masks_of
 from nncf.errors import ExportError
 from nncf.torch.intercept import Compression, correct_sizes
 from nncf.torch.sizes import Sizes
@@ -78,18 +77,27 @@ def _warn_of_unseen(layers: Sequence[str]) -> None:
 def remove_channels(model: nn.Module, channels: ChannelMap, kept: Kept) -> None:
     """Remove from a model all channels whose unit is not kept, in place."""
     groups: dict[str, int] = {}
-    rules: dict[str, tuple[Any, ...]] = {}
+    corrections: dict[str, list[tuple[str, Correction]]] = {}
+    shortened = channels.shortened_lengths(kept)
     for number in channels.numbers:
-        rule = number.rule(kept)
+        rule = number.correction(kept, shortened)
         if number.owner and owns_its_sizes(model.get_submodule(number.layer)):
             if number.meaning == "groups":
                 groups[number.layer] = number.new_value(kept)
         elif rule is not None:
-            rules[number.address] = (*rules.get(number.address, ()), rule)
+            corrections.setdefault(number.address, []).append((number.meaning, rule))
     found = {name: _as_tensors(masks_of(axes, kept)) for name, axes in channels.tensors.items()}
     shorten(model, {name: masks for name, masks in found.items() if masks}, groups)
+    needed = {address: _needed(several) for address, several in corrections.items()}
+    rules = {address: several for address, several in needed.items() if several}
     if rules:
         correct_sizes(model, Sizes(rules))
+
+
+def _needed(found: Sequence[tuple[str, Correction]]) -> tuple[Correction, ...]:
+    """Return the corrections of one call; open numbers stay open unless another has to be."""
+    is_open = any(rule.inferred for _, rule in found)
+    return tuple(rule for meaning, rule in found if meaning != "open" or is_open)
 
 
 def _shorten_ops(compression: Compression, channels: ChannelMap, kept: Kept) -> None:
