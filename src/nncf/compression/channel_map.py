@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from nncf.compression.layout import Layout
 from nncf.graph.address import Point
+from nncf.graph.channel_moves import sources_along
 from nncf.graph.channels import NO_UNIT, Channels, Ids
 from nncf.graph.graph import Number, Operation
 
@@ -31,34 +33,69 @@ def count(units: Ids, kept: Kept) -> int:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """How a number in a call changes: ``path`` leads to it, ``old`` becomes ``new``.
+
+    ``old`` None: whatever is there. ``inferred``: it is left to the framework to work out, where
+    it leaves no other number open.
+    """
+
+    path: tuple[str | int, ...]
+    old: float | None
+    new: float
+    inferred: bool = False
+
+
+@dataclass(frozen=True)
 class ResolvedNumber:
     """A number in a call that follows from how many of ``units`` are kept; see ``graph.Number``.
 
-    ``owner`` tells that the call passes on what its layer knows of its own weight. ``splits``
-    are the units of an axis that a reshape splits: the model's code may compute the number from
-    its new length and an old number, so it is replaced whatever it is, once any of them is gone.
+    ``owner`` tells that the call passes on what its layer knows of its own weight. The model's
+    code may compute the number, from the new length of another tensor and an old number, say:
+    ``watched`` are units without which it may be wrong, and ``exact`` that the units alone say
+    what it must be. ``inferred``: they do not, other lengths are in it.
     """
 
     address: str
     layer: str
     owner: bool
     path: tuple[str | int, ...]
-    old: int
+    old: float
     meaning: str
     units: Ids
     sign: int = 1
-    splits: Ids | None = None
+    watched: Ids | None = None
+    exact: bool = True
+    inferred: bool = False
 
     def new_value(self, kept: Kept) -> int:
         return self.sign * count(self.units, kept)
 
-    def rule(self, kept: Kept) -> tuple[tuple[str | int, ...], int | None, int] | None:
-        """Return (path, what is replaced or None for anything, by what); None if nothing is."""
+    def correction(self, kept: Kept, shortened: AbstractSet[int]) -> Correction | None:
+        """Return what to do when only ``kept`` units are left; None if nothing.
+
+        ``shortened`` are the former lengths of all axes that become shorter. An open number is
+        always written: where another one of the call must be open instead.
+        """
+        if self.meaning == "scale":
+            is_of_length = any(_is_computed_from(self.old, length) for length in shortened)
+            return Correction(self.path, None, self.old) if is_of_length else None
         new = self.new_value(kept)
-        if self.splits is not None:
-            is_shorter = count(self.splits, kept) < len(self.splits)
-            return (self.path, None, new) if is_shorter else None
-        return (self.path, self.old, new) if new != self.old else None
+        if self.meaning == "open":
+            return Correction(self.path, None, new)
+        watched = self.units if self.watched is None else self.watched
+        is_shorter = new != self.old or count(watched, kept) < len(watched)
+        if self.inferred or not self.exact:
+            found = Correction(self.path, self.old, new, self.inferred)
+            return found if is_shorter else None
+        is_doubtful = self.meaning == "length" and any(self.old % n == 0 for n in shortened)
+        return Correction(self.path, None, new) if is_shorter or is_doubtful else None
+
+
+def _is_computed_from(number: float, length: int) -> bool:
+    """Tell whether code may have computed a factor or divisor from a length."""
+    powers = (0.5, -0.5, 1.0, -1.0)
+    return length > 1 and any(abs(number / length**power - 1) < 1e-6 for power in powers)
 
 
 @dataclass(frozen=True)
@@ -74,6 +111,11 @@ class ChannelMap:
     points: Mapping[str, Axes]
     masks: Mapping[str, Axes]
     numbers: tuple[ResolvedNumber, ...]
+
+    def shortened_lengths(self, kept: Kept) -> set[int]:
+        """Return how long those axes of parameters were that have become shorter."""
+        found = (masks_of(axes, kept).values() for axes in self.tensors.values())
+        return {len(mask) for masks in found for mask in masks}
 
     def kept_units(self, ops: Mapping[str, Any]) -> Kept:
         """Return which units the masks in the model keep."""
@@ -112,55 +154,107 @@ def _points(channels: Channels, tensors: Mapping[str, Axes]) -> Iterator[tuple[s
             if axes:
                 yield str(Point(operation.key, "output", port)), axes
         for parameter in operation.parameters:
-            if parameter.direct and parameter.name in tensors:
-                point = Point(operation.key, "weight", parameter.port)
-                yield str(point), tensors[parameter.name]
+            own = tensors.get(parameter.name, {})
+            shortened = {
+                place: own[axis]
+                for place, axis in enumerate(parameter.own_axes())
+                if axis is not None and axis in own
+            }
+            if shortened:
+                yield str(Point(operation.key, "weight", parameter.port)), shortened
 
 
 def _numbers(channels: Channels) -> Iterator[ResolvedNumber]:
     for operation in channels.graph.operations():
-        numbers = operation.attributes.get("numbers", ())
-        splits = _split_axes(channels, operation) if numbers else {}
-        for number in numbers:
-            units, sign, split = _units_of(channels, operation, number), 1, None
-            if number.meaning == "length" and number.axis in splits:
-                split = splits[number.axis]
-                units = np.full(number.value, NO_UNIT) if units is None else units
-            elif units is None or (units == NO_UNIT).all():
-                continue
-            elif number.meaning == "position":
-                sign = 1 if number.value > 0 else -1
-            yield ResolvedNumber(
-                address=operation.key,
-                layer=operation.layer,
-                owner=_is_owner(operation),
-                path=number.path,
-                old=number.value,
-                meaning=number.meaning,
-                units=units,
-                sign=sign,
-                splits=split,
-            )
+        for number in operation.attributes.get("numbers", ()):
+            found = _resolved(channels, operation, number)
+            if found is not None:
+                units, change = found
+                yield ResolvedNumber(
+                    address=operation.key,
+                    layer=operation.layer,
+                    owner=_is_owner(operation),
+                    path=number.path,
+                    old=number.value,
+                    meaning=number.meaning,
+                    units=units,
+                    **change,
+                )
 
 
-def _split_axes(channels: Channels, operation: Operation) -> dict[int, Ids]:
-    """Return, by axis of the only output, the units of the input axis that is split into it."""
+def _resolved(
+    channels: Channels, operation: Operation, number: Number
+) -> tuple[Ids, dict[str, Any]] | None:
+    """Return the units that a number counts, and what else a ResolvedNumber says of it."""
+    if number.meaning == "scale":
+        return np.zeros(0, dtype=np.int64), {}
+    if number.meaning == "groups":
+        units = _units_of_groups(channels, operation, number)
+        return None if units is None else (units, {})
+    if operation.kind.name in _RESIZING and number.meaning in ("length", "open"):
+        return _resolved_size(channels, operation, number)
+    before = _input_labels(channels, operation)
+    if number.meaning in ("position", "input_length"):
+        labels = before.get(number.axis)
+    else:
+        labels = channels.value_labels(operation.key, number.port).get(number.axis)
+    if labels is None or number.axis not in before:
+        return None
+    watched = channels.units_of(before[number.axis])
+    if (watched == NO_UNIT).all():
+        return None
+    change: dict[str, Any] = {"exact": _are_unique(before[number.axis])}
+    if change["exact"]:
+        change["watched"] = watched
+    if number.meaning == "position":
+        change["sign"] = 1 if number.value > 0 else -1
+    return _counted(channels.units_of(labels), number), change
+
+
+_RESIZING = frozenset(["reshape", "expand"])
+
+
+def _resolved_size(
+    channels: Channels, operation: Operation, number: Number
+) -> tuple[Ids, dict[str, Any]] | None:
+    """Resolve a size in a call of view, reshape, unflatten or expand.
+
+    The new axis may be a part of a split one, several joined ones, or both. Where one without
+    labels is among them (batch, height), its length may be another one in the next call.
+    """
     rearrangement: Any = operation.attributes.get("rearrangement") or ()
-    axes = _input_axes(channels, operation)
-    found: dict[int, Ids] = {}
     if len(rearrangement) != 1:
-        return found
-    for source, units in axes.items():
-        lines = enumerate(rearrangement[0])
-        along = [k for k, line in lines if (line[:, source] != line[0, source]).any()]
-        if len(along) > 1:
-            found.update(dict.fromkeys(along, units))
-    return found
+        return None
+    before = _input_labels(channels, operation)
+    sources = sources_along(rearrangement[0][number.axis])
+    labelled = [before[axis] for axis in sources if axis in before]
+    own = channels.value_labels(operation.key).get(number.axis)
+    if not labelled:
+        return None
+    units = np.full(int(number.value), NO_UNIT) if own is None else channels.units_of(own)
+    is_closed = len(labelled) == len(sources) and all(_are_unique(ids) for ids in labelled)
+    watched = np.concatenate([channels.units_of(ids) for ids in labelled])
+    if is_closed:
+        if (
+            number.meaning == "length"
+            and (watched == NO_UNIT).all()
+            and not (own is not None and channels.are_made(own))
+        ):
+            return None
+        return units, {"watched": watched}
+    if number.meaning == "open" or (watched == NO_UNIT).all():
+        return None
+    return units, {"watched": watched, "exact": False,
+                   "inferred": operation.kind.name == "reshape"}  # fmt: skip
 
 
-def _input_axes(channels: Channels, operation: Operation) -> dict[int, Ids]:
+def _are_unique(ids: Ids) -> bool:
+    return len(np.unique(ids)) == len(ids)
+
+
+def _input_labels(channels: Channels, operation: Operation) -> dict[int, Ids]:
     edges = [e for e in channels.graph.inputs_of(operation.key) if e.input_port == 0]
-    return channels.value_axes(edges[0].source, edges[0].output_port) if edges else {}
+    return channels.value_labels(edges[0].source, edges[0].output_port) if edges else {}
 
 
 def _is_owner(operation: Operation) -> bool:
@@ -168,24 +262,14 @@ def _is_owner(operation: Operation) -> bool:
     return any(p.name == f"{prefix}weight" for p in operation.parameters if p.direct)
 
 
-def _units_of(channels: Channels, operation: Operation, number: Number) -> Ids | None:
-    """Return the units that a number counts; None when it stays as it is."""
-    if number.meaning == "groups":
-        return _units_of_groups(channels, operation, number)
-    if number.meaning in ("position", "input_length"):
-        axes = _input_axes(channels, operation)
-    else:
-        axes = channels.value_axes(operation.key, number.port)
-    return _counted(axes[number.axis], number) if number.axis in axes else None
-
-
 def _counted(units: Ids, number: Number) -> Ids:
+    value = int(number.value)
     if number.meaning == "position":
-        return units[: number.value] if number.value > 0 else units[number.value :]
+        return units[:value] if value > 0 else units[value:]
     if number.meaning == "padding_before":
-        return units[: number.value]
+        return units[:value]
     if number.meaning == "padding_after":
-        return units[len(units) - number.value :]
+        return units[len(units) - value :]
     return units
 
 
@@ -200,5 +284,5 @@ def _units_of_groups(channels: Channels, operation: Operation, number: Number) -
     units = axes.get(len(shape) - rank - 1 if is_convolution else 1)
     if units is None:
         return None
-    first: Ids = units.reshape(number.value, -1)[:, 0]
+    first: Ids = units.reshape(int(number.value), -1)[:, 0]
     return first

@@ -28,7 +28,8 @@ def _rearrange(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axe
 
 def _same_shape(operation: Operation, value: Value) -> list[Axes]:
     shapes = operation.attributes["output_shapes"]
-    return [list(value.axes)] if list(shapes) == [value.shape] else []
+    is_same = operation.kind.name == "identity" and list(shapes) == [value.shape]
+    return [list(value.axes)] if is_same else []
 
 
 def _rearranged(operation: Operation, value: Value, lines: Sequence[Ids], labels: Labels) -> Axes:
@@ -37,29 +38,67 @@ def _rearranged(operation: Operation, value: Value, lines: Sequence[Ids], labels
     for source, ids in enumerate(value.axes):
         if ids is None:
             continue
-        along = [k for k, line in enumerate(lines) if (line[:, source] != line[0, source]).any()]
+        along = [k for k, line in enumerate(lines) if source in sources_along(line)]
         if not along:
             labels.pin(ids, operation.key, "it picks single channels")
             continue
+        if operation.kind.name in ("slice", "split") and not _tie_steps(
+            ids, lines, along, source, labels
+        ):
+            labels.pin(ids, operation.key, "it skips channels unevenly")
         place, found = (
             (along[0], ids[lines[along[0]][:, source]])
             if len(along) == 1
-            else _split_axis(operation, ids, [lines[k][:, source] for k in along], along, labels)
+            else _split_axis(f"{operation.key} {source}", ids, lines, (source, along), labels)
         )
+        if len(along) > 1 and len(np.unique(ids)) == len(ids):
+            for other in along:
+                is_alone = all(value.axes[s] is not None for s in sources_along(lines[other]))
+                if other != place and axes[other] is None and is_alone:
+                    axes[other] = labels.constant(len(lines[other]), operation.key)
         earlier = axes[place]
         if earlier is not None:
             # Both axes of a flattened pair cannot be shortened: the finer one keeps its freedom.
-            coarse, fine = sorted((earlier, found), key=lambda a: len(np.unique(a)))
+            coarse, fine = sorted(
+                (earlier, found), key=lambda a: (not labels.is_constant(a), len(np.unique(a)))
+            )
             labels.pin(coarse, operation.key, "it is flattened together with another such axis")
             found = fine
         axes[place] = found
     return axes
 
 
+def _tie_steps(
+    ids: Ids, lines: Sequence[Ids], along: list[int], source: int, labels: Labels
+) -> bool:
+    """Tie what lies between the steps of a slice: ``x[:, 1::2]`` loses channels in pairs.
+
+    False where the slice does not take one channel of each such bundle.
+    """
+    taken = lines[along[0]][:, source]
+    step = int(taken[1] - taken[0]) if len(taken) > 1 else 1
+    if len(along) > 1 or step == 1:
+        return True
+    if step < 1 or len(ids) != step * len(taken):
+        return False
+    labels.tie_all(ids.reshape(-1, step), 1)
+    return True
+
+
+def sources_along(line: Ids) -> list[int]:
+    """Return the axes of the input along which one goes with an axis of the output."""
+    return [int(axis) for axis in np.flatnonzero((line != line[0]).any(axis=0))]
+
+
 def _split_axis(
-    operation: Operation, ids: Ids, lines: list[Ids], along: list[int], labels: Labels
+    key: str, ids: Ids, all_lines: Sequence[Ids], where: tuple[int, list[int]], labels: Labels
 ) -> tuple[int, Ids]:
-    """Choose along which of several new axes a split axis can be shortened; tie over the others."""
+    """Choose along which of several new axes a split axis can be shortened; tie over the others.
+
+    ``where``: which axis is split, and into which ones.
+    """
+    source, along = where
+    lines = [all_lines[k][:, source] for k in along]
     origin = lines[0][0]
     index = np.array(origin)
     for place, line in enumerate(lines):
@@ -68,7 +107,6 @@ def _split_axis(
         index = index + (line - origin).reshape(shape)
     grid = ids[index]
     order = sorted(range(len(lines)), key=lambda place: -grid.shape[place])
-    key = f"{operation.key} {int(ids[0])}"
     chosen = order[labels.choose(key, len(order))]
     for place in range(len(lines)):
         if place != chosen:

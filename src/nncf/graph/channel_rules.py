@@ -27,8 +27,10 @@ def label(graph: Graph, pinned: Mapping[str, str], taken: Mapping[str, int]) -> 
     labels = Labels(dict(taken))
     for operation in graph.operations():
         if operation.kind.name == "output":
-            _pin_sources(operation, graph, labels)
+            _pin_sources(operation, graph, labels, "they are an output of the model")
             continue
+        if operation.unreached is not None and "input_shapes" not in operation.attributes:
+            _pin_sources(operation, graph, labels, operation.unreached)
         inputs = labels.inputs(operation, graph)
         first_producer = len(labels.producers)
         outputs = _label_operation(operation, inputs, labels)
@@ -37,13 +39,18 @@ def label(graph: Graph, pinned: Mapping[str, str], taken: Mapping[str, int]) -> 
                 labels.pin(producer.ids, operation.key, pinned[operation.key])
         for port, axes in enumerate(outputs):
             labels.values[operation.key, port] = axes
+            if (operation.key, port) in graph.read_unseen:
+                for ids in axes:
+                    labels.pin(ids, operation.key, "code reads them that is not captured")
+    for tensor, call in graph.fixed.items():
+        labels.pin(labels.tensors.get(tensor), call, f"{tensor[0]} is used there with its length")
     return labels
 
 
-def _pin_sources(operation: Operation, graph: Graph, labels: Labels) -> None:
+def _pin_sources(operation: Operation, graph: Graph, labels: Labels, reason: str) -> None:
     for edge in graph.inputs_of(operation.key):
         for ids in labels.values.get((edge.source, edge.output_port), []):
-            labels.pin(ids, operation.key, "they are an output of the model")
+            labels.pin(ids, operation.key, reason)
 
 
 def _label_operation(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
@@ -152,7 +159,7 @@ def _group_norm(operation: Operation, inputs: Inputs, labels: Labels) -> list[Ax
 
 
 def _reduce(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
-    """Sums and norms see zeros for removed channels; means and maxima need them all."""
+    """Sums and norms see zeros for removed channels, means and maxima the mean of the others."""
     if len(inputs) > 1:
         return _elementwise(operation, inputs, labels)
     value, reduced = inputs[0], operation.attributes["axes"]
@@ -161,6 +168,8 @@ def _reduce(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] 
             continue
         if operation.kind.name in ("sum", "norm", "l2_norm"):
             labels.needs.append(Need(operation.key, 0, axis, "zero"))
+        elif operation.kind.name in ("mean", "reduce_max") and _returns_values(operation):
+            labels.needs.append(Need(operation.key, 0, axis, "mean"))
         else:
             labels.pin(value.axes[axis], operation.key, f"{operation.function} is over channels")
     if operation.kind.name == "l2_norm":
@@ -171,6 +180,11 @@ def _reduce(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] 
         same = [None if axis in reduced else ids for axis, ids in enumerate(value.axes)]
         outputs.append(same if len(shape) == len(value.shape) else kept)
     return outputs
+
+
+def _returns_values(operation: Operation) -> bool:
+    """Tell whether a call returns values alone; indices of channels would be others."""
+    return len(operation.attributes["output_shapes"]) == 1 and "arg" not in operation.function
 
 
 def _along_axes(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nncf.graph.graph import Edge, Graph, Operation, Parameter
+from nncf.graph.graph import Edge, Graph, Operation
 
 Ids = NDArray[np.int64]
 Axes = list[Ids | None]
@@ -66,7 +66,8 @@ class Need:
 
     ``kind`` "zero": input ``port`` of the operation needs zeros there (it sums over ``axis``);
     "statistics": it normalises over ``axis`` and needs values that leave mean and variance (or
-    the mean square, "mean_square") of the others.
+    the mean square, "mean_square") of the others; "mean": only their mean and what is largest and
+    smallest matters.
     """
 
     operation: str
@@ -98,11 +99,22 @@ class Labels:
     needs: list[Need] = field(default_factory=list)
     choices: dict[str, Choice] = field(default_factory=dict)
     whole_groups: set[str] = field(default_factory=set)
+    static: set[int] = field(default_factory=set)
 
     def fresh(self, length: int) -> Ids:
         """Return new labels for an axis."""
         self.size += length
         return np.arange(self.size - length, self.size, dtype=np.int64)
+
+    def constant(self, length: int, operation: str) -> Ids:
+        """Return labels of an axis that keeps its length, whatever the model's input."""
+        ids = self.fresh(length)
+        self.static.update(ids.tolist())
+        self.pin(ids, operation, "it is the other part of an axis that is split")
+        return ids
+
+    def is_constant(self, ids: Ids) -> bool:
+        return int(ids[0]) in self.static
 
     def of_tensor(self, name: str, axis: int, length: int) -> Ids:
         """Return the labels of one axis of a parameter or buffer, the same at every use."""
@@ -142,17 +154,17 @@ class Labels:
         shapes = operation.attributes.get("input_shapes", ())
         edges = {edge.input_port: edge for edge in graph.inputs_of(operation.key)}
         parameters = {parameter.port: parameter for parameter in operation.parameters}
-        buffers = {buffer.port: buffer.name for buffer in operation.buffers}
+        buffers = {buffer.port: buffer for buffer in operation.buffers}
         found: dict[int, Value] = {}
         for port, shape in enumerate(shapes):
             none: Axes = [None] * len(shape)
             if port in parameters:
-                found[port] = self._of_parameter(parameters[port], tuple(shape))
+                parameter = parameters[port]
+                found[port] = self._named(parameter.name, parameter.own_axes(), tuple(shape))
             elif port in edges:
                 found[port] = Value(shape, self._axes_of(edges[port], len(shape)))
             elif port in buffers:
-                named = [self.of_tensor(buffers[port], a, n) for a, n in enumerate(shape)]
-                found[port] = Value(shape, list(named))
+                found[port] = self._named(buffers[port].name, buffers[port].axes, tuple(shape))
             else:
                 found[port] = Value(shape, none, open=False)
         return found
@@ -165,11 +177,15 @@ class Labels:
             self.pin(ids, edge.target, "it is seen with another shape than it was made with")
         return [None] * rank
 
-    def _of_parameter(self, parameter: Parameter, shape: tuple[int, ...]) -> Value:
-        if not parameter.direct:
+    def _named(self, name: str, axes: Sequence[int | None], shape: tuple[int, ...]) -> Value:
+        """Return the tensor that a parameter or buffer is, or moves have made of it."""
+        if len(axes) != len(shape):
             return Value(shape, [None] * len(shape), open=False)
-        named = [self.of_tensor(parameter.name, axis, n) for axis, n in enumerate(shape)]
-        return Value(shape, list(named))
+        named = [
+            None if axis is None else self.of_tensor(name, axis, length)
+            for axis, length in zip(axes, shape, strict=True)
+        ]
+        return Value(shape, named)
 
 
 class Channels:
@@ -194,6 +210,9 @@ class Channels:
         pinned[list(self.reasons)] = True
         self.count = count
         self._component = component
+        self._made = np.zeros(count, dtype=bool)
+        for producer in labels.producers:
+            self._made[component[producer.ids]] = True
         self._units = np.where(pinned[component], NO_UNIT, component) if labels.size else component
 
     def units_of(self, ids: Ids) -> Ids:
@@ -223,9 +242,18 @@ class Channels:
 
     def value_axes(self, key: str, port: int = 0) -> dict[int, Ids]:
         """Return the units along those axes of an operation's output that can be shortened."""
-        axes = self.labels.values.get((key, port), [])
-        found = {axis: self.units_of(ids) for axis, ids in enumerate(axes) if ids is not None}
+        axes = self.value_labels(key, port)
+        found = {axis: self.units_of(ids) for axis, ids in axes.items()}
         return {axis: units for axis, units in found.items() if (units != NO_UNIT).any()}
+
+    def value_labels(self, key: str, port: int = 0) -> dict[int, Ids]:
+        """Return the labels along those axes of an operation's output that have any."""
+        axes = self.labels.values.get((key, port), [])
+        return {axis: ids for axis, ids in enumerate(axes) if ids is not None}
+
+    def are_made(self, ids: Ids) -> bool:
+        """Tell whether these are channels: operations make all of them from parameters."""
+        return bool(self._made[self._component[ids]].all())
 
 
 def find_channels(graph: Graph, pinned: Sequence[tuple[str, str]] = ()) -> Channels:

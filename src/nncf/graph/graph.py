@@ -25,7 +25,9 @@ class Parameter:
     say): it can be compressed at the point but not written back into the parameter.
     ``channel_axis`` is the axis of output channels, None where there is none. ``registered`` is
     the word of the module's author: True compresses the parameter whatever takes it, False
-    leaves it alone, None decides by the operation.
+    leaves it alone, None decides by the operation. ``axes`` is for a tensor that only moves have
+    made from the parameter (``gamma[None, :]``, ``token.expand(n, -1, -1)``): by its own axis,
+    which axis of the parameter lies there in full, or None.
     """
 
     name: str
@@ -35,14 +37,23 @@ class Parameter:
     direct: bool = True
     channel_axis: int | None = 0
     registered: bool | None = None
+    axes: tuple[int | None, ...] | None = None
+
+    def own_axes(self) -> tuple[int | None, ...]:
+        """Return, by axis of the tensor that enters, the parameter's axis; empty if computed."""
+        return tuple(range(len(self.shape))) if self.direct else self.axes or ()
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor of the model that is not trained and enters an operation as it is."""
+    """A tensor of the model that is not trained and enters an operation, as it is or moved.
+
+    ``axes``: by axis of the tensor that enters, which axis of the buffer lies there in full.
+    """
 
     name: str
     port: int
+    axes: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,15 +62,16 @@ class Number:
 
     ``path`` leads to it: ``("args", 2, 0)``, ``("kwargs", "size", 1)``. ``meaning`` is
 
-    - ``length``: the length of ``axis`` of output ``port``,
+    - ``length``: the length of ``axis`` of output ``port``; ``open`` if it is written as -1,
     - ``input_length``: the length of ``axis`` of the first input,
     - ``position``: an index into ``axis`` of the first input, from its end if negative,
     - ``padding_before`` or ``padding_after``: what is added to ``axis``,
-    - ``groups``: the number of groups of a convolution or a group norm.
+    - ``groups``: the number of groups of a convolution or a group norm,
+    - ``scale``: a factor or divisor, which may be computed from a length (1 / √d).
     """
 
     path: tuple[str | int, ...]
-    value: int
+    value: float
     meaning: str
     axis: int = 0
     port: int = 0
@@ -145,11 +157,16 @@ class Graph:
     """Operations keyed by address, in order of execution, and the edges between them.
 
     Model inputs and outputs are operations of kind ``input`` and ``output`` with the addresses
-    ``/nncf_model_input_<k>`` and ``/nncf_model_output_<k>``.
+    ``/nncf_model_input_<k>`` and ``/nncf_model_output_<k>``. ``fixed`` names axes of parameters
+    and buffers, ``(name, axis)``, whose lengths code outside of all operations relies on, with the
+    address of the call; ``read_unseen`` the outputs, ``(operation, port)``, that code which nobody
+    saw has read.
     """
 
     def __init__(self, operations: Iterable[Operation] = (), edges: Iterable[Edge] = ()) -> None:
         self.network: networkx.MultiDiGraph[str] = networkx.MultiDiGraph()
+        self.fixed: dict[tuple[str, int], str] = {}
+        self.read_unseen: set[tuple[str, int]] = set()
         for operation in operations:
             self.add_operation(operation)
         for edge in edges:
@@ -197,6 +214,8 @@ class Graph:
     def unite(self, other: Graph) -> Graph:
         """Return the union of two captures of one model (other branches, other inputs)."""
         united = Graph(self.operations(), self.edges())
+        united.fixed = {**other.fixed, **self.fixed}
+        united.read_unseen = self.read_unseen | other.read_unseen
         for operation in other.operations():
             if operation.key not in united:
                 united.add_operation(operation)

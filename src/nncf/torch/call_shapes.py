@@ -22,8 +22,9 @@ from nncf.torch.structure import tensors_in
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Shape = tuple[int, ...]
+_NumberRule = Callable[[Arguments, dict[str, Any]], Iterator[Number]]
 
-_REARRANGING = frozenset(
+REARRANGING = frozenset(
     ["reshape", "squeeze", "unsqueeze", "transpose", "expand", "split", "slice", "identity"]
 )
 
@@ -44,10 +45,10 @@ def shapes_of(
         "input_shapes": tuple(tuple(tensor.shape) for tensor in inputs),
         "output_shapes": tuple(tuple(tensor.shape) for tensor in outputs),
     }
-    if kind.name in _REARRANGING:
+    if kind.name in REARRANGING:
         found["rearrangement"] = _rearrangement(func, arguments, found)
     name = getattr(func, "__name__", "")
-    numbers = tuple(_numbers(kind, name, arguments, found))
+    numbers = tuple(numbers_of(kind, name, arguments, found))
     if numbers:
         found["numbers"] = numbers
     axes = _reduced_axes(kind, name, arguments, found)
@@ -73,8 +74,16 @@ def _rearrangement(
     Each is an integer array [length of the output axis, rank of the input]: where the elements
     lie whose other output indices are 0. None when the result is no view of the first input.
     """
-    shape = shapes["input_shapes"][0]
-    source = torch.empty(shape, device="meta")
+    source = torch.empty(shapes["input_shapes"][0], device="meta")
+    results = moved(func, arguments, source)
+    if results is None or [tuple(r.shape) for r in results] != list(shapes["output_shapes"]):
+        return None
+    lines = [lines_of(result, source) for result in results]
+    return None if None in lines else tuple(line for line in lines if line is not None)
+
+
+def moved(func: Callable[..., Any], arguments: Arguments, source: Tensor) -> list[Tensor] | None:
+    """Return what a call makes of ``source`` in the place of its first tensor; None if it cannot."""
     first = [True]
 
     def stand_in(tensor: Tensor) -> Tensor:
@@ -84,19 +93,15 @@ def _rearrangement(
 
     try:
         args, kwargs = pytree.tree_map_only(Tensor, stand_in, arguments)
-        results = list(tensors_in(func(*args, **kwargs)))
+        return list(tensors_in(func(*args, **kwargs)))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
         return None
-    if [tuple(result.shape) for result in results] != list(shapes["output_shapes"]):
-        return None
-    lines = [_lines(result, source) for result in results]
-    return None if None in lines else tuple(line for line in lines if line is not None)
 
 
-def _lines(view: Tensor, source: Tensor) -> tuple[np.ndarray[Any, Any], ...] | None:
+def lines_of(view: Tensor, source: Tensor) -> tuple[np.ndarray[Any, Any], ...] | None:
     if view is not source and view._base is not source:
         return None
-    if 0 in view.shape:
+    if 0 in view.shape or not source.dim():
         return None
     offset = view.storage_offset()
     lines = []
@@ -117,31 +122,25 @@ def _separable(lines: Sequence[np.ndarray[Any, Any]], shape: Shape) -> bool:
 
 # --- arguments that are sizes --------------------------------------------------------------------
 
-_SIZED = frozenset(["view", "reshape", "expand"])
 
-
-def _numbers(
+def numbers_of(
     kind: Kind, name: str, arguments: Arguments, shapes: dict[str, Any]
 ) -> Iterator[Number]:
+    """Yield the numbers among a call's arguments that may follow from the sizes of tensors."""
+    rule = _NUMBERS.get(name) or _NUMBERS_OF_KINDS.get(kind.name)
+    if rule is not None:
+        yield from rule(arguments, shapes)
+
+
+def _scale(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:  # noqa: ARG001  # a rule's signature
+    """Yield a factor or divisor that is a number, or a tensor without axes that is not trained."""
     args, kwargs = arguments
-    if name in _SIZED:
-        yield from _sizes(args, kwargs)
-    elif name == "unflatten":
-        yield from _unflattened(arguments, shapes)
-    elif name in ("split", "split_with_sizes"):
-        yield from _pieces(arguments, shapes)
-    elif name == "narrow":
-        yield from _narrowed(arguments, shapes)
-    elif name == "__getitem__":
-        yield from _sliced(args, shapes)
-    elif kind.name == "pad":
-        yield from _padding(arguments, shapes)
-    elif name in ("layer_norm", "rms_norm"):
-        yield from _normalized(arguments, shapes)
-    elif kind.name in ("convolution", "transposed_convolution"):
-        yield from _one(arguments, 6, "groups", "groups")
-    elif name == "group_norm":
-        yield from _one(arguments, 1, "num_groups", "groups")
+    path: tuple[str | int, ...] = ("args", 1) if len(args) > 1 else ("kwargs", "other")
+    value = args[1] if len(args) > 1 else kwargs.get("other")
+    if isinstance(value, Tensor) and not value.dim() and not value.requires_grad:
+        value = value.item()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield Number(path, value, "scale")
 
 
 def _one(arguments: Arguments, position: int, key: str, meaning: str) -> Iterator[Number]:
@@ -152,33 +151,36 @@ def _one(arguments: Arguments, position: int, key: str, meaning: str) -> Iterato
         yield Number(("kwargs", key), int(kwargs[key]), meaning)
 
 
-def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Number]:
+def _sizes(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
     """Yield the sizes of view, reshape and expand: one by one, or as one sequence."""
+    (args, kwargs), made = arguments, shapes["output_shapes"][0]
     key = next((key for key in ("size", "shape") if key in kwargs), None)
     if key is not None:
-        yield from _lengths(("kwargs", key), kwargs[key])
+        yield from _lengths([("kwargs", key, k) for k in range(len(made))], kwargs[key], made)
     elif len(args) > 1 and isinstance(args[1], (tuple, list)):
-        yield from _lengths(("args", 1), args[1])
+        yield from _lengths([("args", 1, k) for k in range(len(made))], args[1], made)
     else:
-        for axis, value in enumerate(args[1:]):
-            if isinstance(value, int) and value > 1:
-                yield Number(("args", axis + 1), value, "length", axis)
+        yield from _lengths([("args", 1 + k) for k in range(len(made))], args[1:], made)
 
 
-def _lengths(path: tuple[str | int, ...], sizes: Sequence[Any], first: int = 0) -> Iterator[Number]:
-    for place, value in enumerate(sizes):
+def _lengths(
+    paths: Sequence[tuple[str | int, ...]], sizes: Sequence[Any], made: Shape, first: int = 0
+) -> Iterator[Number]:
+    for place, (path, value) in enumerate(zip(paths, sizes, strict=False)):
         if isinstance(value, int) and value > 1:
-            yield Number((*path, place), value, "length", first + place)
+            yield Number(path, value, "length", first + place)
+        elif isinstance(value, int) and value == -1:
+            yield Number(path, made[first + place], "open", first + place)
 
 
 def _unflattened(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
     args, kwargs = arguments
     rank = len(shapes["input_shapes"][0])
     dim = kwargs["dim"] if "dim" in kwargs else args[1]
-    if "sizes" in kwargs:
-        yield from _lengths(("kwargs", "sizes"), kwargs["sizes"], dim % rank)
-    elif len(args) > 2:
-        yield from _lengths(("args", 2), args[2], dim % rank)
+    path: tuple[str | int, ...] = ("kwargs", "sizes") if "sizes" in kwargs else ("args", 2)
+    sizes = kwargs["sizes"] if "sizes" in kwargs else args[2]
+    paths = [(*path, place) for place in range(len(sizes))]
+    yield from _lengths(paths, sizes, shapes["output_shapes"][0], dim % rank)
 
 
 def _pieces(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
@@ -209,8 +211,9 @@ def _narrowed(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
     yield Number(paths["length"], int(values["length"]), "length", axis)
 
 
-def _sliced(args: tuple[Any, ...], shapes: dict[str, Any]) -> Iterator[Number]:
-    """Yield the bounds of slices in ``tensor[…]``; ``step`` is 1 or the tensor is not followed."""
+def _sliced(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
+    """Yield the bounds of slices in ``tensor[…]``; with steps only whole axes are followed."""
+    args, _ = arguments
     whole = args[1] if isinstance(args[1], tuple) else (args[1],)
     rank = len(shapes["input_shapes"][0])
     taken = sum(1 for item in whole if item is not None and item is not Ellipsis)
@@ -221,7 +224,8 @@ def _sliced(args: tuple[Any, ...], shapes: dict[str, Any]) -> Iterator[Number]:
         elif item is not None:
             if isinstance(item, slice):
                 path = ("args", 1, place) if isinstance(args[1], tuple) else ("args", 1)
-                for bound in ("start", "stop"):
+                bounds = ("start", "stop") if item.step in (None, 1) else ()
+                for bound in bounds:
                     value = getattr(item, bound)
                     if isinstance(value, int) and value != 0:
                         yield Number((*path, bound), value, "position", axis)
@@ -246,6 +250,26 @@ def _normalized(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number
     for place, value in enumerate(values):
         yield Number((*path, place), int(value), "input_length", first + place)
 
+
+def _groups(position: int, key: str) -> _NumberRule:
+    return lambda arguments, _: _one(arguments, position, key, "groups")
+
+
+_NUMBERS: dict[str, _NumberRule] = {
+    **dict.fromkeys(("view", "reshape", "expand"), _sizes),
+    "unflatten": _unflattened,
+    **dict.fromkeys(("split", "split_with_sizes"), _pieces),
+    "narrow": _narrowed,
+    "__getitem__": _sliced,
+    **dict.fromkeys(("layer_norm", "rms_norm"), _normalized),
+    "group_norm": _groups(1, "num_groups"),
+}
+
+_NUMBERS_OF_KINDS: dict[str, _NumberRule] = {
+    "pad": _padding,
+    **dict.fromkeys(("convolution", "transposed_convolution"), _groups(6, "groups")),
+    **dict.fromkeys(("multiply", "divide"), _scale),
+}
 
 # --- axes that an operation works along ----------------------------------------------------------
 

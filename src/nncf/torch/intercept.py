@@ -52,7 +52,7 @@ class Compression(nn.Module):
     It is an ordinary submodule of the user's model, so its parameters move, train, save and
     copy with the model. Called as a layer (a root ``nn.Sequential`` does) it returns its input.
     ``sizes`` corrects arguments of calls, ``notes`` holds what algorithms keep for strip, by their
-    names.
+    names, ``unused`` names parameters that the captured forward did not use.
     """
 
     def __init__(self, layout: Layout, ops: Mapping[str, nn.Module], captured: Capture) -> None:
@@ -66,6 +66,7 @@ class Compression(nn.Module):
         self.notes: dict[str, Any] = {}
         self.sizes = captured.sizes
         self.calls = captured.calls
+        self.unused = captured.unused
         self.hidden = sorted(captured.hidden & self.sites.keys())
         self.baked_parameters = baked_parameters(layout, captured.graph)
         self.read_parameters = read_parameters(layout, captured.graph)
@@ -261,7 +262,7 @@ def correct_sizes(model: nn.Module, sizes: Sizes) -> None:
     compression = compression_of(model)
     assert compression is not None
     _detach_hooks(model, compression)
-    compression.sizes = Sizes({**compression.sizes.rules, **sizes.rules})
+    compression.sizes = compression.sizes.then(sizes)
     names = {Address.parse(key).name for key in compression.sizes.rules} | compression.names
     compression.functions = _functions_of_interest(names, compression.functions)
     compression.names = frozenset(compression.functions.values())

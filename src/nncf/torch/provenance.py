@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from nncf.torch.parameter_moves import Moved, unmoved
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Lineage:
     """A tensor that is a parameter or a buffer, or is computed from such alone.
 
     ``parameter`` names the largest parameter in it, None when there is none; ``direct`` means
-    that the tensor is that parameter itself. ``buffer`` names the buffer that it is.
+    that the tensor is that parameter itself. ``buffer`` names the buffer that it is. ``moved``
+    tells what it shows of one of them, None when it is computed from it in another way.
     """
 
     parameter: str | None
     direct: bool = True
     buffer: str | None = None
+    moved: Moved | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,17 @@ class Provenance:
         self._views: dict[int, set[str]] = {}
         self._cut_if_read: dict[int, frozenset[str]] = {}
         self.unseen = UnseenCalls()
+        self.fixed: dict[tuple[str, int], str] = {}
+        self._ranks: dict[str, int] = {}
         for name, parameter in model.named_parameters():
-            self._lineages[id(parameter)] = Lineage(name)
+            self._know(name, parameter, Lineage(name, moved=unmoved(tuple(parameter.shape))))
         for name, buffer in model.named_buffers():
-            self._lineages[id(buffer)] = Lineage(None, buffer=name)
+            whole = unmoved(tuple(buffer.shape))
+            self._know(name, buffer, Lineage(None, buffer=name, moved=whole))
+
+    def _know(self, name: str, tensor: torch.Tensor, line: Lineage) -> None:
+        self._lineages[id(tensor)] = line
+        self._ranks[name] = tensor.dim()
 
     def origin(self, tensor: torch.Tensor) -> Origin | None:
         return self._origins.get(id(tensor))
@@ -93,12 +104,37 @@ class Provenance:
                 self._memory.setdefault(place, []).append(tensor)
         self._origins[id(tensor)] = origin
 
-    def inherit(self, inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor]) -> None:
-        """Note tensors computed without any from an operation.
+    def move(
+        self, call: str, source: Lineage, outputs: Iterable[torch.Tensor], moves: Iterable[Moved]
+    ) -> None:
+        """Note tensors that only show a parameter or buffer, moved."""
+        name = source.parameter or source.buffer
+        if source.parameter:
+            self.used.add(source.parameter)
+        for tensor, moved in zip(outputs, moves, strict=True):
+            self.fixed.update({(str(name), axis): call for axis in moved.fixed})
+            if id(tensor) not in self._lineages:
+                self._lineages[id(tensor)] = replace(source, direct=False, moved=moved)
+                self._kept.append(tensor)
+
+    def fix(self, inputs: Iterable[torch.Tensor], call: str) -> None:
+        """Note that code takes parameters and buffers as they are where no operation is noted."""
+        for line in (self._lineages.get(id(tensor)) for tensor in inputs):
+            name = line and (line.parameter or line.buffer)
+            if name:
+                self.fixed.update({(name, axis): call for axis in range(self._ranks[name])})
+
+    def inherit(
+        self, inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], call: str
+    ) -> None:
+        """Note tensors computed without any from an operation, by the call of that address.
 
         They descend from the largest parameter among the inputs, unless a floating-point input
         is neither parameter nor buffer: then they are plain constants.
         """
+        inputs, outputs = list(inputs), list(outputs)
+        if outputs:
+            self.fix(inputs, call)
         lines = [(t.numel(), self._lineages.get(id(t)), t.is_floating_point()) for t in inputs]
         named = [(size, line.parameter) for size, line, _ in lines if line and line.parameter]
         self.used.update(name for _, name in named)

@@ -16,6 +16,7 @@ from nncf.graph.graph import Buffer, DType, Edge, Graph, Operation, Parameter
 from nncf.graph.kinds import KINDS, WEIGHTED, Kind
 from nncf.torch import call_attributes, call_shapes, hooks, op_kinds
 from nncf.torch.masks import Masks
+from nncf.torch.parameter_moves import move
 from nncf.torch.provenance import Lineage, Origin, Provenance
 from nncf.torch.registration import registration_of
 from nncf.torch.rewrites import SOURCES, rewrite_of, unreached_reason
@@ -125,7 +126,7 @@ class Recorder(hooks.ScopedMode):
         origins = [self._origin(tensor) for tensor in inputs]
         kind, weights = self._weights(name, self._embeds(name, kind, args), inputs)
         if all(origin is None for origin in origins) and kind.name not in WEIGHTED:
-            self.tensors.inherit(inputs, tensors_in(output))
+            self._inherit(key, func, (args, kwargs), (inputs, output))
             return output
         for tensor, origin in zip(inputs, origins, strict=True):
             if origin is None and self.tensors.lineage(tensor) is None:
@@ -141,11 +142,33 @@ class Recorder(hooks.ScopedMode):
         self.masks.note(kind, (args, kwargs), inputs, made)
         return result
 
+    def _inherit(
+        self,
+        key: str,
+        func: Callable[..., Any],
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        tensors: tuple[list[torch.Tensor], Any],
+    ) -> None:
+        """Note what a call has made of parameters and constants alone."""
+        inputs, output = tensors
+        results = list(tensors_in(output))
+        line = self.tensors.lineage(inputs[0])
+        others = [self.tensors.lineage(tensor) for tensor in inputs[1:]]
+        if line is not None and line.moved is not None and not any(others):
+            name, kind = op_kinds.describe(func)
+            moves = move(func, name, kind, (arguments, output), line.moved)
+            if moves is not None:
+                self.tensors.move(key, line, results, moves)
+                return
+        self.tensors.inherit(inputs, results, key)
+
     def _untraced(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function unseen; in an open gap its results pass for its first known argument."""
         inputs = list(op_kinds.tensor_arguments("", args, kwargs))
         output = func(*args, **kwargs)
         known = [origin for tensor in inputs if (origin := self.tensors.origin(tensor))]
+        self.graph.read_unseen.update((origin.source, origin.port) for origin in known)
+        self.tensors.fix(inputs, "/".join([*self.scopes[-1:], op_kinds.describe(func)[0]]))
         if self.gaps[-1] == "open" and known:
             for tensor in tensors_in(output):
                 if self.tensors.origin(tensor) is None:
@@ -197,7 +220,7 @@ class Recorder(hooks.ScopedMode):
             if found is not None:
                 self.tensors.keep(tensor, found)
             elif ancestors:
-                self.tensors.inherit(ancestors, [tensor])
+                self.tensors.inherit(ancestors, [tensor], UNSEEN)
             return found
         key = self.next_key(UNSEEN) if self.scopes else self._new_end("unknown", UNSEEN)
         _, weights = self._weights(UNSEEN, KINDS["unknown"], ancestors)
@@ -233,7 +256,11 @@ class Recorder(hooks.ScopedMode):
 
     def _buffers(self, inputs: list[torch.Tensor]) -> tuple[Buffer, ...]:
         lines = [(port, self.tensors.lineage(tensor)) for port, tensor in enumerate(inputs)]
-        return tuple(Buffer(line.buffer, port) for port, line in lines if line and line.buffer)
+        return tuple(
+            Buffer(line.buffer, port, line.moved.axes)
+            for port, line in lines
+            if line and line.buffer and line.moved
+        )
 
     def _constant(self, tensor: torch.Tensor) -> Origin | None:
         """Add a constant to the graph; None for parameters, buffers, scalars and integers."""
@@ -281,6 +308,7 @@ class Recorder(hooks.ScopedMode):
         for key in self.tensors.changes.cut:
             if key in self.graph and self.graph[key].unreached is None:
                 self.graph.add_operation(replace(self.graph[key], unreached=_CUT_REASON))
+        self.graph.fixed.update(self.tensors.fixed)
         self.tensors.forget()
         self.masks.forget()
 
@@ -328,6 +356,7 @@ class Recorder(hooks.ScopedMode):
             direct=line.direct,
             channel_axis=None if axis is None else axis % tensor.dim(),
             registered=registration.compresses(attribute),
+            axes=line.moved.axes if line.moved and not line.direct else None,
         )
 
 

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import logging
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from nncf.compression.channel_map import CHANNELS, ChannelMap, Kept, masks_of
+from nncf.compression.channel_map import CHANNELS, ChannelMap, Correction, Kept, masks_of
 from nncf.errors import ExportError
 from nncf.torch.intercept import Compression, correct_sizes
 from nncf.torch.sizes import Sizes
+
+_LOGGER = logging.getLogger("nncf")
+_NAMED = 5
+"""Layers named in a warning."""
 
 Masks = Mapping[int, torch.Tensor]
 """By axis, which indices are kept (bool)."""
@@ -32,23 +36,68 @@ def remove_hidden(model: nn.Module, compression: Compression) -> None:
     if not kept.all():
         _shorten_ops(compression, channels, kept)
         remove_channels(model, channels, kept)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        _warn_of_unseen(unseen_layers(compression.unused, shapes))
+
+
+def unseen_layers(
+    unused: Collection[str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, ...]:
+    """Return the outermost modules that no used parameter is in, but a matrix is.
+
+    ``unused`` are names of parameters, ``shapes`` has those of all.
+    """
+    used = {outer for name in shapes if name not in unused for outer in _modules_around(name)}
+    found: dict[str, None] = {}
+    for name in unused:
+        outermost = next((path for path in _modules_around(name) if path not in used), None)
+        if outermost is not None and len(shapes.get(name, ())) > 1:
+            found[outermost] = None
+    return tuple(found)
+
+
+def _modules_around(parameter: str) -> list[str]:
+    """Return the paths of the modules that hold a parameter, from the outermost."""
+    parts = parameter.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _warn_of_unseen(layers: Sequence[str]) -> None:
+    if not layers:
+        return
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    _LOGGER.warning(
+        "strip: channels were removed, but %s did not run when the model was looked at, and keep "
+        "their sizes: they may no longer fit their inputs. If they are needed, run them in "
+        "dummy_forward_fn, or put the layers before them into ignored_scopes; else delete them.",
+        ", ".join(layers[:_NAMED]) + more,
+    )
 
 
 def remove_channels(model: nn.Module, channels: ChannelMap, kept: Kept) -> None:
     """Remove from a model all channels whose unit is not kept, in place."""
     groups: dict[str, int] = {}
-    rules: dict[str, tuple[Any, ...]] = {}
+    corrections: dict[str, list[tuple[str, Correction]]] = {}
+    shortened = channels.shortened_lengths(kept)
     for number in channels.numbers:
-        rule = number.rule(kept)
+        rule = number.correction(kept, shortened)
         if number.owner and owns_its_sizes(model.get_submodule(number.layer)):
             if number.meaning == "groups":
                 groups[number.layer] = number.new_value(kept)
         elif rule is not None:
-            rules[number.address] = (*rules.get(number.address, ()), rule)
+            corrections.setdefault(number.address, []).append((number.meaning, rule))
     found = {name: _as_tensors(masks_of(axes, kept)) for name, axes in channels.tensors.items()}
     shorten(model, {name: masks for name, masks in found.items() if masks}, groups)
+    needed = {address: _needed(several) for address, several in corrections.items()}
+    rules = {address: several for address, several in needed.items() if several}
     if rules:
         correct_sizes(model, Sizes(rules))
+
+
+def _needed(found: Sequence[tuple[str, Correction]]) -> tuple[Correction, ...]:
+    """Return the corrections of one call; open numbers stay open unless another has to be."""
+    is_open = any(rule.inferred for _, rule in found)
+    return tuple(rule for meaning, rule in found if meaning != "open" or is_open)
 
 
 def _shorten_ops(compression: Compression, channels: ChannelMap, kept: Kept) -> None:

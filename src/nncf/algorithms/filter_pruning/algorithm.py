@@ -138,7 +138,7 @@ def _activation_masks(graph: Graph, grouping: Grouping) -> Iterator[Insert]:
         if need.axis not in axes:
             continue
         fill: Fill = "zero"
-        if need.kind in ("statistics", "mean_square"):
+        if need.kind != "zero":
             fill = need.kind  # type: ignore[assignment]  # just compared
         yield Insert(
             points=(Point(need.operation, "input", need.port),),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-Fill = Literal["zero", "statistics", "mean_square"]
+Fill = Literal["zero", "mean", "statistics", "mean_square"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class ChannelMask:
 
     def __str__(self) -> str:
         along = "axis" if len(self.axes) == 1 else "axes"
-        hidden = {"zero": "channels masked", "statistics": "channels without effect on mean and "
-                  "variance", "mean_square": "channels without effect on the mean square"}  # fmt: skip
+        hidden = {"zero": "channels masked", "mean": "channels without effect on the mean",
+                  "statistics": "channels without effect on mean and variance",
+                  "mean_square": "channels without effect on the mean square"}  # fmt: skip
         return f"{hidden[self.fill]} along {along} {', '.join(map(str, self.axes))}"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nncf.algorithms.filter_pruning.scheme import ChannelMask
+from nncf.algorithms.filter_pruning.scheme import ChannelMask, Fill
 from nncf.compression.layout import Insert
 from nncf.graph.channels import Ids, Producer
 
@@ -25,7 +25,7 @@ def make_op(insert: Insert) -> MaskedChannels:
 class MaskedChannels(nn.Module):
     """Hides channels of a tensor that will be removed.
 
-    ``fill`` "zero": they are zero. "statistics" (and "mean_square"): they get values that leave
+    ``fill`` "zero": they are zero. "mean": they are the mean of the others. "statistics" (and "mean_square"): they get values that leave
     mean and variance (the mean square) over the axis as the other channels alone have them, so
     that a normalisation gives those what it will give when they are alone. The state dict holds
     one mask per axis (``kept_<axis>``, 1 for what is kept).
@@ -49,7 +49,7 @@ class MaskedChannels(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.scheme.fill != "zero":
             (axis,) = self.scheme.axes
-            return _filled(x, self.mask(axis), axis, centred=self.scheme.fill == "statistics")
+            return _filled(x, self.mask(axis), axis, fill=self.scheme.fill)
         for axis in self.scheme.axes:
             shape = [1] * x.dim()
             shape[axis] = -1
@@ -77,8 +77,8 @@ class MaskedChannels(nn.Module):
         return f"keeps {', '.join(kept)}"
 
 
-def _filled(x: torch.Tensor, mask: torch.Tensor, axis: int, *, centred: bool) -> torch.Tensor:
-    """Return x with the hidden channels at mean ± standard deviation of the others.
+def _filled(x: torch.Tensor, mask: torch.Tensor, axis: int, *, fill: Fill) -> torch.Tensor:
+    """Return x with the hidden channels at the mean, or at mean ± standard deviation, of the others.
 
     With k others, mean m and variance v: the n hidden values ``m + √v · z`` with Σz = 0 and
     Σz² = n leave the mean at m and the variance at v. Uncentred, each is the root of the mean
@@ -88,10 +88,12 @@ def _filled(x: torch.Tensor, mask: torch.Tensor, axis: int, *, centred: bool) ->
     shape[axis] = -1
     kept = mask.view(shape).to(x.dtype)
     share = kept.mean()
-    if not centred:
+    if fill == "mean_square":
         square = (x * x * kept).mean(axis, keepdim=True) / share
         return torch.where(kept > 0, x, square.sqrt())
     mean = (x * kept).mean(axis, keepdim=True) / share
+    if fill == "mean":
+        return torch.where(kept > 0, x, mean)
     variance = ((x - mean).square() * kept).mean(axis, keepdim=True) / share
     spread = _spread(mask.to(x.dtype)).view(shape)
     # the root has no gradient at zero, where nothing spreads either
