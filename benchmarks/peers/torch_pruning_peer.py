@@ -39,6 +39,20 @@ def _report(sender: Connection, model: nn.Module, x: torch.Tensor, ratio: float)
     sender.send(prune(model, x, ratio))
 
 
+def _correct_sizes(model: nn.Module) -> bool:
+    """Correct attributes that a forward takes sizes from, as the peer's own examples do."""
+    found = False
+    if hasattr(model, "hidden_dim") and hasattr(model, "conv_proj"):
+        model.hidden_dim, found = model.conv_proj.out_channels, True
+    for module in model.modules():
+        if hasattr(module, "qkv") and hasattr(module, "head_dim"):
+            width = module.qkv.weight.shape[0] // 3
+            module.head_dim, found = width // module.num_heads, True
+            if hasattr(module, "attn_dim"):
+                module.attn_dim = width
+    return found
+
+
 def prune(model: nn.Module, x: torch.Tensor, ratio: float) -> str:
     """Prune a network and run it; return "runs, … M parameters" or why it does not."""
     import torch_pruning
@@ -52,7 +66,6 @@ def prune(model: nn.Module, x: torch.Tensor, ratio: float) -> str:
     inside = nn.modules.linear.NonDynamicallyQuantizableLinear  # goes with its MultiheadAttention
     ignored = [module for module in model.modules() if isinstance(module, inside)]
     ignored += [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
-    by_hand = ""
     before = sum(parameter.numel() for parameter in model.parameters())
     try:
         pruner = torch_pruning.pruner.BasePruner(
@@ -65,10 +78,7 @@ def prune(model: nn.Module, x: torch.Tensor, ratio: float) -> str:
             num_heads=heads,
         )
         pruner.step()
-        if hasattr(model, "hidden_dim") and hasattr(model, "conv_proj"):
-            # torchvision's forward names this size; the peer's own example corrects it like this
-            model.hidden_dim = model.conv_proj.out_channels
-            by_hand = ", hidden_dim set by hand"
+        by_hand = ", sizes set by hand" if _correct_sizes(model) else ""
         with torch.no_grad():
             model(torch.cat([x, x]))
     except MemoryError:
