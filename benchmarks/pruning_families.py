@@ -48,6 +48,7 @@ deit_tiny_patch16_224 224; poolformer_s12 64; mixer_s32_224 224; cspresnet50 64;
 hrnet_w18_small 64; coatnet_nano_rw_224 224; repvgg_a0 64; ese_vovnet19b_dw 64; xception41 96
 mobilevit_s 64; dla34 64; res2net50_26w_4s 64; skresnet18 64; pit_ti_224 224; convnextv2_atto 64
 """
+LEAST_SCALE = 0.5
 LARGE = 2000
 """Operations of the network whose groups are timed."""
 
@@ -104,14 +105,20 @@ def _constructor(package: str, name: str, side: int) -> Callable[[], nn.Module]:
 
 
 def disturbed(model: nn.Module) -> nn.Module:
-    """Give norms and biases values that are not those of a fresh layer, so that mistakes show."""
+    """Give what a fresh layer has constant other values, so that mistakes show.
+
+    Scales of norms, biases, but also heads of zeros and scales of branches of 1e-6, which would
+    hide what the network computes.
+    """
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.1)
+        for parameter in model.parameters():
+            if bool((parameter == parameter.flatten()[0]).all()):
+                is_scale = bool(parameter.flatten()[0] > LEAST_SCALE)
+                parameter.uniform_(0.5, 1.5) if is_scale else parameter.normal_(0, 0.1)
     return model.eval()
 
 

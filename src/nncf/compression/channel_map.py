@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,8 @@ Axes = Mapping[int, Ids]
 
 Kept = NDArray[np.bool_]
 """For each unit whether it is kept."""
+
+_LEAST_PART = 8
 
 
 def count(units: Ids, kept: Kept) -> int:
@@ -93,9 +95,19 @@ class ResolvedNumber:
 
 
 def _is_computed_from(number: float, length: int) -> bool:
-    """Tell whether code may have computed a factor or divisor from a length."""
-    powers = (0.5, -0.5, 1.0, -1.0)
-    return length > 1 and any(abs(number / length**power - 1) < 1e-6 for power in powers)
+    """Tell whether code may have computed a factor or divisor from a length or a part of it.
+
+    The part is what one head has, say: not less than ``_LEAST_PART`` and a divisor of the length.
+    """
+    if number <= 0 or length <= 1:
+        return False
+    for power in (2, -2, 1, -1):
+        base = number**power
+        part = round(base) if base < 2 * length else 0
+        is_part = part == length or (part >= _LEAST_PART and length % part == 0)
+        if is_part and abs(base / part - 1) < 1e-6:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -233,6 +245,7 @@ def _resolved_size(
         return None
     units = np.full(int(number.value), NO_UNIT) if own is None else channels.units_of(own)
     is_closed = len(labelled) == len(sources) and all(_are_unique(ids) for ids in labelled)
+    is_closed = is_closed and not _may_hold_more(operation, rearrangement[0], number.axis)
     watched = np.concatenate([channels.units_of(ids) for ids in labelled])
     if is_closed:
         if (
@@ -246,6 +259,33 @@ def _resolved_size(
         return None
     return units, {"watched": watched, "exact": False,
                    "inferred": operation.kind.name == "reshape"}  # fmt: skip
+
+
+def _may_hold_more(operation: Operation, lines: Sequence[Ids], axis: int) -> bool:
+    """Tell whether a reshape's new axis may have taken in an axis of length 1, such as the batch.
+
+    Nothing shows it in what was captured, but with another batch the new axis is longer. It may be
+    so where more axes of length 1 lie beside its sources than beside it.
+    """
+    if operation.kind.name != "reshape":
+        return False
+    before, after = operation.attributes["input_shapes"][0], [len(line) for line in lines]
+    sources = sources_along(lines[axis])
+    for step, source in ((-1, min(sources)), (1, max(sources))):
+        beside = _ones(after, axis, step)
+        neighbour = axis + step * (beside + 1)
+        is_shared = 0 <= neighbour < len(lines) and source in sources_along(lines[neighbour])
+        if not is_shared and _ones(before, source, step) > beside:
+            return True
+    return False
+
+
+def _ones(shape: Sequence[int], axis: int, step: int) -> int:
+    """Return how many axes of length 1 lie beside an axis, to the left (-1) or to the right (1)."""
+    found = 0
+    while 0 <= axis + step * (found + 1) < len(shape) and shape[axis + step * (found + 1)] == 1:
+        found += 1
+    return found
 
 
 def _are_unique(ids: Ids) -> bool:

@@ -98,6 +98,12 @@ class Attention(Written):
         q, k = self.q(x), self.k(x)
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)).softmax(-1) @ self.v(x)
 
+    def scale_of_a_head_from_the_input(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k = (layer(x).view(b, n, 2, 8).transpose(1, 2) for layer in (self.q, self.k))
+        weights = ((q * (c // 2) ** -0.5) @ k.transpose(2, 3)).softmax(-1)
+        return weights.mean(1) @ self.v(x)
+
     def root_mean_square_by_hand(self, x: Tensor) -> Tensor:
         return self.v(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.gamma)
 
@@ -136,6 +142,18 @@ class Image(Written):
         n, _, h, w = x.shape
         return self.next(x.reshape(n, 16 * h * w).reshape(n, 16, h, w))
 
+    def channels_in_the_batch(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        patches = x.reshape(b * c * (h // 2), 2, w // 2, 2).transpose(1, 2)
+        patches = patches.reshape(b, c, h * w // 4, 4).transpose(1, 3)
+        patches = (patches.reshape(b * 4, h * w // 4, -1) * self.gamma).view(b, 4, h * w // 4, -1)
+        x = patches.transpose(1, 3).reshape(b * c * (h // 2), w // 2, 2, 2).transpose(1, 2)
+        return self.next(x.reshape(b, c, h, w))
+
+    def pooled_and_flattened(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3), keepdim=True).view(x.shape[0], 16)
+        return self.next(x * torch.sigmoid(pooled.view(x.shape[0], 16, 1, 1)))
+
     def rest_of_the_channels(self, x: Tensor) -> Tensor:
         first, second = x.split([4, x.shape[1] - 4], 1)
         return self.next(torch.cat([torch.sigmoid(first), second], 1))
@@ -165,6 +183,23 @@ def test_small_model_computes_the_same(model: Written) -> None:
         _agree(controller.model, small, x)
     again = prune(small, params={"channel_multiple": 1}, pruning_init=0.5)
     _agree(again.model, again.strip(), x)
+
+
+@pytest.mark.parametrize("model", _ways(Attention, Image), ids=lambda model: model.way)
+def test_a_batch_of_one_is_enough_to_look_at(model: Written) -> None:
+    """The small model takes other batches also when the model was looked at with a batch of one."""
+    text = {
+        "input_info": {"sample_size": [1, 3, 8, 8]},
+        "compression": {
+            "algorithm": "filter_pruning",
+            "params": {"channel_multiple": 1, "prune_first_conv": True},
+        },
+    }
+    controller, masked = nncf.create_compressed_model(
+        model.eval(), nncf.NNCFConfig.from_dict(text), dump_graphs=False
+    )
+    controller.set_pruning_level({group.number: 0.5 for group in controller.groups})
+    _agree(masked, controller.strip(), torch.rand(2, 3, 8, 8))
 
 
 def _agree(masked: nn.Module, small: nn.Module, x: Tensor) -> None:
