@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +90,9 @@ class ResolvedNumber:
         if self.inferred or not self.exact:
             found = Correction(self.path, self.old, new, self.inferred)
             return found if is_shorter else None
-        is_doubtful = self.meaning == "length" and any(self.old % n == 0 for n in shortened)
+        is_doubtful = self.meaning == "length" and any(
+            self.old % length == 0 or length % self.old == 0 for length in shortened
+        )
         return Correction(self.path, None, new) if is_shorter or is_doubtful else None
 
 
@@ -215,7 +217,7 @@ def _resolved(
     watched = channels.units_of(before[number.axis])
     if (watched == NO_UNIT).all():
         return None
-    change: dict[str, Any] = {"exact": _are_unique(before[number.axis])}
+    change: dict[str, Any] = {"exact": channels.labels.is_closed(before[number.axis])}
     if change["exact"]:
         change["watched"] = watched
     if number.meaning == "position":
@@ -244,52 +246,18 @@ def _resolved_size(
     if not labelled:
         return None
     units = np.full(int(number.value), NO_UNIT) if own is None else channels.units_of(own)
-    is_closed = len(labelled) == len(sources) and all(_are_unique(ids) for ids in labelled)
-    is_closed = is_closed and not _may_hold_more(operation, rearrangement[0], number.axis)
+    is_closed = len(labelled) == len(sources) and all(map(channels.labels.is_closed, labelled))
+    is_closed &= own is None or id(own) not in channels.labels.loose
     watched = np.concatenate([channels.units_of(ids) for ids in labelled])
     if is_closed:
-        if (
-            number.meaning == "length"
-            and (watched == NO_UNIT).all()
-            and not (own is not None and channels.are_made(own))
-        ):
+        are_channels = any(channels.are_made(ids) for ids in labelled)
+        if number.meaning == "length" and (watched == NO_UNIT).all() and not are_channels:
             return None
         return units, {"watched": watched}
     if number.meaning == "open" or (watched == NO_UNIT).all():
         return None
     return units, {"watched": watched, "exact": False,
                    "inferred": operation.kind.name == "reshape"}  # fmt: skip
-
-
-def _may_hold_more(operation: Operation, lines: Sequence[Ids], axis: int) -> bool:
-    """Tell whether a reshape's new axis may have taken in an axis of length 1, such as the batch.
-
-    Nothing shows it in what was captured, but with another batch the new axis is longer. It may be
-    so where more axes of length 1 lie beside its sources than beside it.
-    """
-    if operation.kind.name != "reshape":
-        return False
-    before, after = operation.attributes["input_shapes"][0], [len(line) for line in lines]
-    sources = sources_along(lines[axis])
-    for step, source in ((-1, min(sources)), (1, max(sources))):
-        beside = _ones(after, axis, step)
-        neighbour = axis + step * (beside + 1)
-        is_shared = 0 <= neighbour < len(lines) and source in sources_along(lines[neighbour])
-        if not is_shared and _ones(before, source, step) > beside:
-            return True
-    return False
-
-
-def _ones(shape: Sequence[int], axis: int, step: int) -> int:
-    """Return how many axes of length 1 lie beside an axis, to the left (-1) or to the right (1)."""
-    found = 0
-    while 0 <= axis + step * (found + 1) < len(shape) and shape[axis + step * (found + 1)] == 1:
-        found += 1
-    return found
-
-
-def _are_unique(ids: Ids) -> bool:
-    return len(np.unique(ids)) == len(ids)
 
 
 def _input_labels(channels: Channels, operation: Operation) -> dict[int, Ids]:

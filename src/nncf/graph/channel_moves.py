@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def _rearranged(operation: Operation, value: Value, lines: Sequence[Ids], labels
             if len(along) == 1
             else _split_axis(f"{operation.key} {source}", ids, lines, (source, along), labels)
         )
-        if len(along) > 1 and len(np.unique(ids)) == len(ids):
+        if len(along) > 1 and labels.is_closed(ids):
             for other in along:
                 is_alone = all(value.axes[s] is not None for s in sources_along(lines[other]))
                 if other != place and axes[other] is None and is_alone:
@@ -65,7 +66,40 @@ def _rearranged(operation: Operation, value: Value, lines: Sequence[Ids], labels
             labels.pin(coarse, operation.key, "it is flattened together with another such axis")
             found = fine
         axes[place] = found
-    return axes
+    is_reshape = operation.kind.name == "reshape"
+    return [
+        labels.loosen(ids)
+        if ids is not None and _is_loose(value, lines, place, (labels, is_reshape))
+        else ids
+        for place, ids in enumerate(axes)
+    ]
+
+
+def _is_loose(value: Value, lines: Sequence[Ids], place: int, about: tuple[Labels, bool]) -> bool:
+    """Tell whether an axis may have more than channels in it when the input is another one.
+
+    With one sample ``[n, c, h, w]`` and ``[n · c, h, w]`` cannot be told apart by their labels: a
+    neighbour of length 1 has gone, and the axis may have taken it in. ``about``: the labels, and
+    whether the operation can do so at all.
+    """
+    labels, is_reshape = about
+    sources = sources_along(lines[place])
+    was_loose = any((ids := value.axes[s]) is not None and id(ids) in labels.loose for s in sources)
+    if not is_reshape or not sources:
+        return was_loose
+    new_shape = [len(line) for line in lines]
+    gone = [0]
+    if all(sources[0] not in sources_along(line) for line in lines[:place]):
+        before = value.shape[: sources[0]]
+        gone.append(_ones(reversed(before)) - _ones(reversed(new_shape[:place])))
+    if all(sources[-1] not in sources_along(line) for line in lines[place + 1 :]):
+        gone.append(_ones(value.shape[sources[-1] + 1 :]) - _ones(new_shape[place + 1 :]))
+    return max(gone) > 0 or (was_loose and min(gone) >= 0)
+
+
+def _ones(lengths: Iterable[int]) -> int:
+    """Return how many axes of length 1 come first."""
+    return len(list(itertools.takewhile(lambda length: length == 1, lengths)))
 
 
 def _tie_steps(

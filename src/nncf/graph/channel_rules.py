@@ -95,7 +95,7 @@ def _aligned(operation: Operation, inputs: Inputs, labels: Labels, axis: int) ->
         labels.tie(labelled[0], other)
     if len(labelled) < len(long):
         labels.pin(labelled[0], operation.key, "it meets a tensor whose channels stay")
-    return labelled[0]
+    return next((ids for ids in labelled if not labels.is_closed(ids)), labelled[0])
 
 
 def _with_parameters_on_channels(

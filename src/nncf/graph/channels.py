@@ -100,6 +100,7 @@ class Labels:
     choices: dict[str, Choice] = field(default_factory=dict)
     whole_groups: set[str] = field(default_factory=set)
     static: set[int] = field(default_factory=set)
+    loose: dict[int, Ids] = field(default_factory=dict)
 
     def fresh(self, length: int) -> Ids:
         """Return new labels for an axis."""
@@ -115,6 +116,16 @@ class Labels:
 
     def is_constant(self, ids: Ids) -> bool:
         return int(ids[0]) in self.static
+
+    def loosen(self, ids: Ids) -> Ids:
+        """Return the labels of an axis into which others of length 1, longer next time, may go."""
+        found = ids.copy()
+        self.loose[id(found)] = found
+        return found
+
+    def is_closed(self, ids: Ids) -> bool:
+        """Tell whether an axis has nothing but these channels, whatever the model's input."""
+        return id(ids) not in self.loose and len(np.unique(ids)) == len(ids)
 
     def of_tensor(self, name: str, axis: int, length: int) -> Ids:
         """Return the labels of one axis of a parameter or buffer, the same at every use."""

@@ -85,6 +85,12 @@ class Attention(Written):
         x = ((q @ q.transpose(-2, -1)).softmax(-1) @ q).transpose(1, 2).reshape(x.shape[0], 16, c)
         return x.view(b, 2, 2, 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(b, 64, c)
 
+    def head_size_from_the_width(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+        q = q * (c // 2) ** -0.5
+        return ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).reshape(n, t, c)
+
     def scale_of_the_query(self, x: Tensor) -> Tensor:
         q, k = self.q(x), self.k(x)
         return ((q @ k.transpose(1, 2)) / math.sqrt(q.size(-1))).softmax(-1) @ self.v(x)
@@ -153,6 +159,12 @@ class Image(Written):
     def pooled_and_flattened(self, x: Tensor) -> Tensor:
         pooled = x.mean((2, 3), keepdim=True).view(x.shape[0], 16)
         return self.next(x * torch.sigmoid(pooled.view(x.shape[0], 16, 1, 1)))
+
+    def channels_joined_with_the_batch_twice(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = x.reshape(n * c, 2, h // 2, w).transpose(1, 2).reshape(n, c, h * w)
+        y = torch.sigmoid(y.transpose(1, 2)).reshape(n, h, w, c).permute(0, 3, 1, 2)
+        return self.next(y.contiguous().view(n * c, h, w).view(n, 16, h, w))
 
     def rest_of_the_channels(self, x: Tensor) -> Tensor:
         first, second = x.split([4, x.shape[1] - 4], 1)
