@@ -62,7 +62,7 @@ def _label_operation(operation: Operation, inputs: Inputs, labels: Labels) -> li
         return _pin_all(operation, inputs, labels, _OPAQUE_CALLS[inside])
     if operation.unreached is not None:
         return _pin_all(operation, inputs, labels, operation.unreached)
-    rule = RULES.get(kind)
+    rule = FUNCTION_RULES.get(operation.function) or RULES.get(kind)
     outputs = rule(operation, inputs, labels) if rule and inputs else None
     if outputs is None or len(outputs) < len(operation.attributes["output_shapes"]):
         return _pin_all(operation, inputs, labels, f"{operation.function} needs all channels")
@@ -121,6 +121,19 @@ def _tie_vectors(
             labels.pin(own, operation.key, "its input keeps its channels")
         else:
             labels.tie(ids, own)
+
+
+def _glu(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
+    """Halve an axis: the first half is multiplied with the second, which loses the same channels."""
+    value, shape = inputs[0], operation.attributes["output_shapes"][0]
+    axes: Axes = list(value.axes)
+    halved = [axis for axis, length in enumerate(shape) if value.shape[axis] == 2 * length]
+    if len(halved) != 1:
+        return None
+    ids = axes[halved[0]]
+    if ids is not None:
+        axes[halved[0]] = labels.tie_all(ids.reshape(2, -1), 0)
+    return [axes]
 
 
 # --- normalisation over channels -----------------------------------------------------------------
@@ -242,3 +255,6 @@ RULES: dict[str, Callable[[Operation, Inputs, Labels], list[Axes] | None]] = {
     **WEIGHT_RULES,
 }
 """The rule of each kind; a kind without one needs all channels, as does a rule that returns None."""
+
+FUNCTION_RULES: dict[str, Callable[[Operation, Inputs, Labels], list[Axes] | None]] = {"glu": _glu}
+"""The rules of functions that are no kind of their own."""

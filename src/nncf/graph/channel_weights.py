@@ -139,8 +139,12 @@ def _linear(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] 
         return None
     value = inputs[data[-1]]
     out_axis = parameter.channel_axis or 0
-    weight_in = labels.of_tensor(parameter.name, 1 - out_axis, parameter.shape[1 - out_axis])
-    out = _produce(operation, labels, parameter, out_axis)
+    weight_in = inputs[parameter.port].axes[1 - out_axis]
+    out = inputs[parameter.port].axes[out_axis]
+    own_axis = parameter.own_axes()[out_axis]
+    if weight_in is None or out is None or own_axis is None:
+        return None
+    labels.producers.append(Producer(operation.key, parameter.name, own_axis, out))
     _tie_or_pin(operation, labels, value.axes[-1], weight_in)
     for port, other in inputs.items():
         if port not in (data[-1], parameter.port):
@@ -149,8 +153,9 @@ def _linear(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] 
 
 
 def _matrix(operation: Operation) -> Parameter | None:
-    found = [p for p in operation.parameters if len(p.shape) > 1 and p.direct]
-    return found[0] if len(found) == 1 else None
+    """Return the weight, itself or transposed; None when it cannot be shortened."""
+    found = [p for p in operation.parameters if len(p.shape) > 1 and p.own_axes()]
+    return found[0] if len(found) == 1 and None not in found[0].own_axes() else None
 
 
 def _tie_added(operation: Operation, labels: Labels, added: Value, out: Ids) -> None:

@@ -153,6 +153,9 @@ class Interceptor(hooks.ScopedMode):
         key = self.next_key(name)
         if key in self.compression.sizes.rules:
             args, kwargs = self.compression.sizes.correct(key, args, kwargs)
+            if name == "view" and not torch.compiler.is_compiling():
+                # An axis that is now of length 1 may have left other strides than view wants.
+                func = torch.Tensor.reshape
         if self.scopes[-1] in self.compression.rewritten_scopes:
             rewrite = rewrite_of(name, args, kwargs)
             if rewrite is not None:

@@ -62,3 +62,15 @@ def kept_filters(controller: Any) -> dict[str, int]:
         )
         for layer in summary
     }
+
+
+def disturb(model: nn.Module) -> None:
+    """Give norms and biases values that are not those of a fresh layer, so that mistakes show."""
+    with torch.no_grad():
+        for module in model.modules():
+            if getattr(module, "running_mean", None) is not None:
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.algorithms.filter_pruning.pruned import disturb
+
 SIDE = 8
 """Height and width of the images."""
 
@@ -336,6 +338,9 @@ _IMAGE = (Plain, Plain, Grouped, Residual, Residual, Squeeze, Branches, Divided,
 class RandomNetwork(nn.Module):
     """Images in, classes out: some blocks, sometimes tokens behind them, one of several heads."""
 
+    image: tuple[Any, ...] = _IMAGE
+    sequence: tuple[Any, ...] = (Attention, Tokens)
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         draw = random.Random(seed)
@@ -344,7 +349,7 @@ class RandomNetwork(nn.Module):
         channels = 8
         blocks: list[Any] = []
         for _ in range(draw.randint(2, 5)):
-            choice = draw.choice(_IMAGE)
+            choice = draw.choice(self.image)
             if choice is Shuffled and channels % 4:
                 choice = Plain
             blocks.append(choice(channels, draw))
@@ -354,14 +359,17 @@ class RandomNetwork(nn.Module):
         self.adds = [reused and block.channels == block.out for block in blocks]
         self.tokens = nn.ModuleList()
         if draw.random() < 0.5:
-            kinds = [draw.choice([Attention, Tokens]) for _ in range(draw.randint(1, 3))]
+            kinds = [draw.choice(self.sequence) for _ in range(draw.randint(1, 3))]
             self.tokens.extend(kind(channels, draw) for kind in kinds)
         self.head = draw.choice(["mean", "flatten", "view", "pool"])
         features = channels * 4 if self.head in ("flatten", "view") else channels
         self.features = features
         self.hidden = nn.Linear(features, 16)
         self.classes = nn.Linear(16, 5)
-        _disturb(self)
+        disturb(self)
+
+    def inputs(self, samples: int) -> Tensor:
+        return torch.rand(samples, 3, SIDE, SIDE)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))
@@ -381,18 +389,3 @@ class RandomNetwork(nn.Module):
             x = F.avg_pool2d(x, SIDE // 2)
             x = torch.flatten(x, 1) if self.head == "flatten" else x.reshape(-1, self.features)
         return self.classes(torch.relu(self.hidden(x)))
-
-
-def _disturb(model: nn.Module) -> None:
-    """Give norms and biases values that are not those of a fresh layer, so that mistakes show."""
-    with torch.no_grad():
-        for module in model.modules():
-            if (
-                isinstance(module, nn.modules.batchnorm._NormBase)
-                and module.running_mean is not None
-            ):
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 1.5)
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.2)

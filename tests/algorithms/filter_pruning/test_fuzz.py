@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nncf
-from tests.algorithms.filter_pruning.random_networks import SIDE, RandomNetwork
+from tests.algorithms.filter_pruning.random_code import random_network
 from tests.contract.comparing import same
 
 BATCHES = range(5)
@@ -20,19 +20,21 @@ BATCHES = range(5)
 def check(seed: int) -> int:
     """Hide random channels of a random network, remove them, compare; return how many groups it has."""
     draw = random.Random(seed)
-    model = RandomNetwork(seed).double().eval()
+    model = random_network(seed).double().eval()
     multiple = draw.choice([1, 1, 2, 8])
     section = {
         "algorithm": "filter_pruning",
         "params": {"prune_first_conv": True, "prune_downsample_convs": True,
                    "channel_multiple": multiple},
     }  # fmt: skip
-    config = {"input_info": {"sample_size": [2, 3, SIDE, SIDE]}, "compression": section}
-    x = torch.rand(3, 3, SIDE, SIDE, dtype=torch.float64)
+    x = model.inputs(3)
+    x = x.double() if x.is_floating_point() else x
+    seen = draw.choice([1, 2])
+    config = {"input_info": {"sample_size": list(x[:seen].shape)}, "compression": section}
     controller, model = nncf.create_compressed_model(
         model,
         nncf.NNCFConfig.from_dict(config),
-        dummy_forward_fn=lambda m: m(nncf.torch.nncf_model_input(x[:2])),
+        dummy_forward_fn=lambda m: m(nncf.torch.nncf_model_input(x[:seen])),
         dump_graphs=False,
     )
     with torch.no_grad():

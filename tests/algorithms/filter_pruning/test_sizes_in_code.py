@@ -247,7 +247,7 @@ class Tied(nn.Module):
         return F.linear(x, weight * 2)
 
 
-@pytest.mark.parametrize(("way", "groups"), [("itself", 2), ("transposed", 1), ("scaled", 1)])
+@pytest.mark.parametrize(("way", "groups"), [("itself", 2), ("transposed", 2), ("scaled", 1)])
 def test_tied_weights(way: str, groups: int) -> None:
     """A weight with two uses loses channels in both, or, where it is computed with, in none."""
     x = torch.randint(0, 20, (2, 7))

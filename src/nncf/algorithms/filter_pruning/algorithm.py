@@ -17,7 +17,7 @@ from nncf.compression.channel_map import CHANNELS, channel_map
 from nncf.compression.layout import PRIORITY_PRUNING, Insert, Layout, Skip
 from nncf.errors import ConfigError, ModelError
 from nncf.graph.address import Point
-from nncf.graph.graph import Graph
+from nncf.graph.graph import Graph, Parameter
 from nncf.graph.scopes import Scopes
 
 _LOGGER = logging.getLogger("nncf")
@@ -115,8 +115,10 @@ def _parameter_masks(graph: Graph, grouping: Grouping, spared: tuple[str, ...]) 
         if operation.kind.name in spared:
             continue
         for parameter in operation.parameters:
+            point = Point(operation.key, "weight", parameter.port)
+            if operation.kind.name == "linear" and parameter.axes is not None:
+                yield from _moved_weight(parameter, point, axes.get(parameter.name, {}))
             if parameter.direct and parameter.name in axes:
-                point = Point(operation.key, "weight", parameter.port)
                 uses.setdefault(parameter.name, []).append(point)
                 shapes[parameter.name] = parameter.shape
     for name, points in uses.items():
@@ -127,6 +129,19 @@ def _parameter_masks(graph: Graph, grouping: Grouping, spared: tuple[str, ...]) 
             shape=shapes[name],
             priority=PRIORITY_PRUNING,
             reason=reason,
+        )
+
+
+def _moved_weight(parameter: Parameter, point: Point, axes: Mapping[int, Any]) -> Iterator[Insert]:
+    """Yield the mask of a weight that an operation takes transposed."""
+    places = tuple(k for k, axis in enumerate(parameter.own_axes()) if axis in axes)
+    if places:
+        yield Insert(
+            points=(point,),
+            op=ChannelMask(places),
+            shape=parameter.shape,
+            priority=PRIORITY_PRUNING,
+            reason="it follows pruned filters",
         )
 
 

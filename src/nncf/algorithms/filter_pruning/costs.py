@@ -14,7 +14,7 @@ import numpy as np
 
 from nncf.compression.channel_map import Kept, count
 from nncf.graph.channels import Channels, Ids
-from nncf.graph.graph import Graph, Operation
+from nncf.graph.graph import Graph, Operation, Parameter
 
 _COUNTED = frozenset(["convolution", "depthwise_convolution", "transposed_convolution", "linear"])
 
@@ -41,7 +41,7 @@ class CostModel:
             (
                 _positions(operation) / batch,
                 operation.parameters[0],
-                axes.get(operation.parameters[0].name, {}),
+                _units_along(operation.parameters[0], axes),
             )
             for operation in graph.operations(*_COUNTED)
             if operation.parameters and operation.attributes.get("output_shapes")
@@ -60,6 +60,12 @@ class CostModel:
         )
         parameters = sum(int(_size(shape, axes, kept)) for shape, axes in self._tensors)
         return Cost(flops, parameters, sum(count(units, kept) for units in self._filters))
+
+
+def _units_along(parameter: Parameter, axes: Mapping[str, Mapping[int, Ids]]) -> dict[int, Ids]:
+    """Return the units along the axes of the tensor that enters, the parameter or a view of it."""
+    own = axes.get(parameter.name, {})
+    return {place: own[axis] for place, axis in enumerate(parameter.own_axes()) if axis in own}
 
 
 def _size(shape: tuple[int, ...], axes: list[tuple[int, Ids]], kept: Kept) -> float:
