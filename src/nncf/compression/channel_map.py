@@ -208,7 +208,7 @@ def _resolved(
     if operation.kind.name in _RESIZING and number.meaning in ("length", "open"):
         return _resolved_size(channels, operation, number)
     before = _input_labels(channels, operation)
-    if number.meaning in ("position", "input_length"):
+    if number.meaning in ("position", "input_length", "features"):
         labels = before.get(number.axis)
     else:
         labels = channels.value_labels(operation.key, number.port).get(number.axis)

@@ -67,6 +67,7 @@ class Number:
     - ``position``: an index into ``axis`` of the first input, from its end if negative,
     - ``padding_before`` or ``padding_after``: what is added to ``axis``,
     - ``groups``: the number of groups of a convolution or a group norm,
+    - ``features``: an attribute of the layer that repeats the length of ``axis`` of the first input,
     - ``scale``: a factor or divisor, which may be computed from a length (1 / √d).
     """
 

@@ -251,6 +251,11 @@ def _normalized(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number
         yield Number((*path, place), int(value), "input_length", first + place)
 
 
+def _features(_: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
+    """Yield what an instance norm without parameters remembers of its input, only to compare."""
+    yield Number(("num_features",), shapes["input_shapes"][0][1], "features", 1)
+
+
 def _groups(position: int, key: str) -> _NumberRule:
     return lambda arguments, _: _one(arguments, position, key, "groups")
 
@@ -263,6 +268,7 @@ _NUMBERS: dict[str, _NumberRule] = {
     "__getitem__": _sliced,
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalized),
     "group_norm": _groups(1, "num_groups"),
+    "instance_norm": _features,
 }
 
 _NUMBERS_OF_KINDS: dict[str, _NumberRule] = {

@@ -81,6 +81,9 @@ def remove_channels(model: nn.Module, channels: ChannelMap, kept: Kept) -> None:
     shortened = channels.shortened_lengths(kept)
     for number in channels.numbers:
         rule = number.correction(kept, shortened)
+        if number.meaning == "features":
+            _set_features(model.get_submodule(number.layer), number.new_value(kept))
+            continue
         if number.owner and owns_its_sizes(model.get_submodule(number.layer)):
             if number.meaning == "groups":
                 groups[number.layer] = number.new_value(kept)
@@ -137,6 +140,11 @@ def shorten(model: nn.Module, kept: Mapping[str, Masks], groups: Mapping[str, in
     owners = {name.rpartition(".")[0] for name in kept} | set(groups)
     for path in owners:
         _correct_attributes(model.get_submodule(path), groups.get(path))
+
+
+def _set_features(module: nn.Module, features: int) -> None:
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        module.num_features = features
 
 
 def select(tensor: torch.Tensor, masks: Masks) -> torch.Tensor:

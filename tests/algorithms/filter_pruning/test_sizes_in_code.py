@@ -281,3 +281,13 @@ def test_code_out_of_sight_keeps_channels() -> None:
     reasons = " ".join(controller.groups.excluded.values())
     assert "not captured" in reasons
     assert "__getitem__ needs all channels" in reasons
+
+
+def test_norms_without_parameters_say_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    """An instance norm without parameters knows how many channels it is given."""
+    layers = [nn.Conv2d(3, 16, 1), nn.InstanceNorm2d(16), nn.Conv2d(16, 4, 1)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 2)).eval()
+    stripped = prune(model, pruning_init=0.5).strip()
+    stripped(torch.rand(2, 3, 8, 8))
+    assert stripped[1].num_features == 8
+    assert not [str(w.message) for w in recwarn if "num_features" in str(w.message)]
