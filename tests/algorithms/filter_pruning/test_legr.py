@@ -245,7 +245,8 @@ def test_processes_agree_on_the_coefficients() -> None:
         print(sorted(controller.coefficients.items()))
         """
     )
-    assert outputs[0] == outputs[1] != ""
+    first, second = (output.splitlines()[-1] for output in outputs)  # a slow rank 0 shows progress
+    assert first == second != "[]"
 
 
 # --- files ---------------------------------------------------------------------------------------
