@@ -30,13 +30,21 @@ rank = dist.get_rank()
 """
 
 
+# gloo's threads may abort a process whose interpreter is torn down under them.
+FOOTER = """
+dist.barrier()
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
 def two_processes(code: str) -> list[str]:
     """Run code in two gloo processes and return what each prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     room = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    script = HEADER + textwrap.dedent(code) + "\ndist.destroy_process_group()\n"
+    script = HEADER + textwrap.dedent(code) + FOOTER
     running = [
         subprocess.Popen(
             [sys.executable, "-c", script, str(rank)],
