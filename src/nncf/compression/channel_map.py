@@ -27,6 +27,8 @@ Kept = NDArray[np.bool_]
 """For each unit whether it is kept."""
 
 _LEAST_PART = 8
+_END = 2**31 - 1
+"""A position behind the last index: where nothing is left that -4 counted from the end, say."""
 
 
 def count(units: Ids, kept: Kept) -> int:
@@ -71,7 +73,8 @@ class ResolvedNumber:
     inferred: bool = False
 
     def new_value(self, kept: Kept) -> int:
-        return self.sign * count(self.units, kept)
+        found = self.sign * count(self.units, kept)
+        return _END if found == 0 and self.sign < 0 else found
 
     def correction(self, kept: Kept, shortened: AbstractSet[int]) -> Correction | None:
         """Return what to do when only ``kept`` units are left; None if nothing.

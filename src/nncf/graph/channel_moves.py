@@ -41,7 +41,9 @@ def _rearranged(operation: Operation, value: Value, lines: Sequence[Ids], labels
             continue
         along = [k for k, line in enumerate(lines) if source in sources_along(line)]
         if not along:
-            labels.pin(ids, operation.key, "it picks single channels")
+            is_piece = _is_piece(operation, source, len(lines) == len(value.axes))
+            picked = ids[lines[0][:1, source]] if is_piece else ids
+            labels.pin(picked, operation.key, "it picks single channels")
             continue
         if operation.kind.name in ("slice", "split") and not _tie_steps(
             ids, lines, along, source, labels
@@ -102,6 +104,12 @@ def _ones(lengths: Iterable[int]) -> int:
     return len(list(itertools.takewhile(lambda length: length == 1, lengths)))
 
 
+def _is_piece(operation: Operation, axis: int, keeps_rank: bool) -> bool:
+    """Tell whether a single channel is a piece between positions that follow when others go."""
+    numbers = [n for n in operation.attributes.get("numbers", ()) if n.axis == axis]
+    return keeps_rank and (len(numbers) > 1 or any(n.meaning == "position" for n in numbers))
+
+
 def _tie_steps(
     ids: Ids, lines: Sequence[Ids], along: list[int], source: int, labels: Labels
 ) -> bool:
@@ -152,8 +160,9 @@ def _split_axis(
 
 def _tie_equal_pieces(operation: Operation, outputs: list[Axes], labels: Labels) -> None:
     """Tie the pieces of a split into equal parts: a runtime cuts them at equal distances."""
-    numbers = [n for n in operation.attributes.get("numbers", ()) if n.meaning == "length"]
-    if len(numbers) > 1 or len(outputs) < 2 or operation.function == "unbind":
+    numbers = operation.attributes.get("numbers", ())
+    is_free = len(numbers) > 1 or any(number.meaning == "position" for number in numbers)
+    if is_free or len(outputs) < 2 or operation.function == "unbind":
         return
     for axis in range(len(outputs[0])):
         pieces = [ids for axes in outputs if (ids := axes[axis]) is not None]

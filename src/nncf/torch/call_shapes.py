@@ -199,6 +199,25 @@ def _pieces(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
             yield Number((*path, port), int(size), "length", dim % rank, port)
 
 
+def _indices(fixed_axis: int | None = None) -> _NumberRule:
+    """Return the rule of functions that split a tensor before given indices."""
+
+    def rule(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
+        args, kwargs = arguments
+        keys = ("indices_or_sections", "indices", "sections")
+        key = next((key for key in keys if key in kwargs), None)
+        path: tuple[str | int, ...] = ("args", 1) if key is None else ("kwargs", key)
+        values = args[1] if key is None else kwargs[key]
+        axis = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+        axis = (axis if fixed_axis is None else fixed_axis) % len(shapes["input_shapes"][0])
+        if isinstance(values, (tuple, list)):
+            for place, value in enumerate(values):
+                if value:
+                    yield Number((*path, place), int(value), "position", axis)
+
+    return rule
+
+
 def _narrowed(arguments: Arguments, shapes: dict[str, Any]) -> Iterator[Number]:
     args, kwargs = arguments
     names = ("input", "dim", "start", "length")
@@ -264,6 +283,8 @@ _NUMBERS: dict[str, _NumberRule] = {
     **dict.fromkeys(("view", "reshape", "expand"), _sizes),
     "unflatten": _unflattened,
     **dict.fromkeys(("split", "split_with_sizes"), _pieces),
+    "tensor_split": _indices(),
+    **{f"{letter}split": _indices(axis) for letter, axis in (("v", 0), ("h", 1), ("d", 2))},
     "narrow": _narrowed,
     "__getitem__": _sliced,
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalized),
