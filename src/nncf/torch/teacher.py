@@ -79,7 +79,15 @@ class Teacher:
             self.writes_inputs = any(tensor._version != version for tensor, version in seen)
 
     def look(self, forward: Callable[[nn.Module], Any]) -> Capture:
-        """Return the Capture of the teacher, to choose features in its Graph."""
+        """Return the Capture of the teacher, to choose features in its Graph.
+
+        Raises ModelError for a compressed teacher: it runs in a mode of its own.
+        """
+        if compression_of(self.module) is not None:
+            raise ModelError(
+                "The registered teacher is a compressed model, inside which no features can be "
+                "compared. Register its strip(), or remove the features."
+            )
         return capture(self.module, forward)
 
     def remember(self, limit_mib: float) -> None:
@@ -99,11 +107,6 @@ class Teacher:
 
     def observe(self, layout: Layout, captured: Capture, make_op: Callable[[Insert], Any]) -> None:
         """Install ops that note features."""
-        if compression_of(self.module) is not None:
-            raise ModelError(
-                "The registered teacher is a compressed model, inside which no features can be "
-                "compared. Register its strip(), or remove the features."
-            )
         ops = {insert.name: make_op(insert) for insert in layout}
         install(self.module, Compression(layout, ops, captured))
 

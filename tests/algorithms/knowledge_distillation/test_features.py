@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode
 
 import nncf
 from nncf.algorithms.knowledge_distillation import KnowledgeDistillationOptions
@@ -129,6 +130,7 @@ def test_features_inside_a_compressed_teacher_are_refused() -> None:
     _, teacher = distilled(Small(), INT8)
     with pytest.raises(nncf.ModelError, match=r"inside which no features can be compared"):
         distilled(Small(), features=["{re}conv2d"], teacher=teacher)
+    assert _get_current_function_mode() is None  # neither the teacher's mode nor the capture's
     controller, model = distilled(Small(), teacher=teacher)
     model(images())
     assert float(controller.loss().detach()) > 0
