@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.networks import resnet20
+from benchmarks.networks import CifarResNet
 from benchmarks.records import find, machine, markdown, mean_and_spread, write
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 
@@ -99,9 +99,25 @@ class TrainingBatches:
         ]
 
 
-def read_network(folder: Path) -> nn.Module:
-    state = torch.load(find(folder, "resnet20-*.th"), map_location="cpu", weights_only=True)
-    model = resnet20()
+class Placed:
+    """Batches on a device, with the length and the batch size of those that they come from."""
+
+    def __init__(self, batches: TrainingBatches, device: str) -> None:
+        self.batches, self.device = batches, device
+        self.batch_size = batches.batch_size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.batches:
+            yield images.to(self.device), labels.to(self.device)
+
+
+def read_network(folder: Path, depth: int = 20) -> nn.Module:
+    path = find(folder, f"resnet{depth}-*.th")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model = CifarResNet((depth - 2) // 6)
     model.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
     return model
 
@@ -116,8 +132,19 @@ def accuracy(model: nn.Module, images: Images) -> float:
     return 100 * hits / len(images.labels)
 
 
-def train(model: nn.Module, batches: Any, epochs: int, rate: float, controller: Any = None) -> None:
-    """Train with SGD; the learning rate falls from ``rate`` to zero along a cosine."""
+def train(  # a plan of training
+    model: nn.Module,
+    batches: TrainingBatches | Placed,
+    epochs: int,
+    rate: float,
+    controller: Any = None,
+    *,
+    task_weight: float = 1.0,
+) -> None:
+    """Train with SGD; the learning rate falls from ``rate`` to zero along a cosine.
+
+    ``task_weight`` is that of the cross-entropy, beside the controller's own loss.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     for epoch in range(epochs):
@@ -128,7 +155,7 @@ def train(model: nn.Module, batches: Any, epochs: int, rate: float, controller: 
         for images, labels in batches:
             if controller is not None:
                 controller.scheduler.step()
-            loss = F.cross_entropy(model(images), labels)
+            loss = task_weight * F.cross_entropy(model(images), labels)
             if controller is not None:
                 loss = loss + controller.loss()
             optimizer.zero_grad()

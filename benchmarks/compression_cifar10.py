@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ import torch
 from torch import nn
 
 from benchmarks import accuracy_cifar10 as cifar
-from benchmarks.networks import resnet20, resnet56
 from benchmarks.records import find, machine, markdown, mean_and_spread, write
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 
@@ -70,6 +69,7 @@ def sparse(level: float) -> Callable[[int], dict[str, Any]]:
             "params": {
                 "schedule": "polynomial",
                 "power": 3,
+                "weight_importance": "abs",
                 "sparsity_target": level,
                 "sparsity_target_epoch": max(1, epochs // 2),
                 "sparsity_freeze_epoch": max(1, epochs // 2) + 1,
@@ -100,39 +100,20 @@ FULL_ROWS: dict[str, Row] = {
     "pruned56_2.1": Row("resnet56", "0.07", pruned(1 - 1 / 2.1)),
     "pruned56_2.55": Row("resnet56", "0.17", pruned(1 - 1 / 2.55)),
 }
-NETWORKS = {"resnet20": resnet20, "resnet56": resnet56}
-
-
-class OnDevice:
-    """Batches of a loader on a device."""
-
-    def __init__(self, batches: cifar.TrainingBatches, device: str) -> None:
-        self.batches = batches
-        self.device = device
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for images, labels in self.batches:
-            yield images.to(self.device), labels.to(self.device)
 
 
 def baseline(
     network: str, seed: int, training: cifar.Images, arguments: argparse.Namespace
 ) -> nn.Module:
     """Return the fine-tuned network of a seed, from ``--keep`` if it is there."""
-    model = NETWORKS[network]()
+    model = cifar.read_network(arguments.data / "cifar10_resnet_weights", int(network[6:]))
+    model.to(arguments.device)
     kept = arguments.keep / f"{network}-{seed}.pt" if arguments.keep else None
     if kept is not None and kept.exists():
         model.load_state_dict(torch.load(kept, weights_only=True))
-        return model.to(arguments.device)
-    weights = find(arguments.data / "cifar10_resnet_weights", f"{network}-*.th")
-    state = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
-    model.to(arguments.device)
+        return model
     torch.manual_seed(seed)
-    batches = OnDevice(cifar.TrainingBatches(training, arguments.batch, seed), arguments.device)
+    batches = cifar.Placed(cifar.TrainingBatches(training, arguments.batch, seed), arguments.device)
     cifar.train(model, batches, arguments.baseline_epochs, arguments.baseline_rate)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +128,7 @@ def run(
     training, test = arguments.images_read
     model = copy.deepcopy(model)
     found: dict[str, Any] = {"row": name, "seed": seed, "baseline": cifar.accuracy(model, test)}
-    batches = OnDevice(
+    batches = cifar.Placed(
         cifar.TrainingBatches(training, arguments.batch, seed + 1000), arguments.device
     )
     section, controller = row.compression(arguments.epochs), None

@@ -17,18 +17,22 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from benchmarks.accuracy_cifar10 import Images, TrainingBatches, normalised, read_images
-from benchmarks.networks import CifarResNet
+from benchmarks.accuracy_cifar10 import (
+    Images,
+    Placed,
+    TrainingBatches,
+    accuracy,
+    read_images,
+    read_network,
+    train,
+)
 from benchmarks.records import find, machine, markdown, mean_and_spread, write
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 
@@ -70,71 +74,6 @@ def variants(bits: tuple[int, int]) -> list[Variant]:
     ]
 
 
-@dataclass
-class Placed:
-    """Batches on a device, with the length and the batch size of those that they come from."""
-
-    batches: TrainingBatches
-    device: str
-    batch_size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.batch_size = self.batches.batch_size
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self.batches:
-            yield images.to(self.device), labels.to(self.device)
-
-
-def read_network(folder: Path, depth: int) -> nn.Module:
-    path = find(folder, f"resnet{depth}-*.th")
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    model = CifarResNet((depth - 2) // 6)
-    model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
-    return model
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Images, device: str) -> float:
-    """Return the share of images whose class the model, in evaluation mode, gets right, in %."""
-    model.eval()
-    hits = 0
-    for pixels, labels in zip(images.pixels.split(250), images.labels.split(250), strict=True):
-        scores = model(normalised(pixels).to(device))
-        hits += int((scores.argmax(1).cpu() == labels).sum())
-    return 100 * hits / len(images.labels)
-
-
-def train(
-    model: nn.Module, batches: Placed, plan: tuple[int, float], controller: Any, share: float
-) -> None:
-    """Train with SGD for ``(epochs, rate)``; the learning rate falls to zero along a cosine."""
-    epochs, rate = plan
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
-    for epoch in range(epochs):
-        start, total = time.perf_counter(), 0.0
-        model.train()
-        if controller is not None:
-            controller.scheduler.epoch_step()
-        for images, labels in batches:
-            if controller is not None:
-                controller.scheduler.step()
-            loss = (1 - share) * F.cross_entropy(model(images), labels)
-            if controller is not None:
-                loss = loss + controller.loss()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        seconds = time.perf_counter() - start
-        print(f"#   epoch {epoch}: loss {total / len(batches):.4f}, {seconds:.0f} s", flush=True)
-
-
 def run(seed: int, data: tuple[Images, Images], arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the accuracies of one seed, in percent, by the names of variants."""
     torch.manual_seed(seed)
@@ -145,7 +84,7 @@ def run(seed: int, data: tuple[Images, Images], arguments: argparse.Namespace) -
         return Placed(TrainingBatches(training, arguments.batch, order), arguments.device)
 
     def note(name: str, model: nn.Module) -> None:
-        found[name] = accuracy(model, test, arguments.device)
+        found[name] = accuracy(model, test)
         print(f"# seed {seed} {name}: {found[name]:.2f}", flush=True)
 
     start = arguments.baseline_epochs, arguments.baseline_rate
@@ -153,7 +92,7 @@ def run(seed: int, data: tuple[Images, Images], arguments: argparse.Namespace) -
     for depth in (56, 20):
         model = read_network(arguments.data / "cifar10_resnet_weights", depth)
         model = model.to(arguments.device)
-        train(model, batches(seed), start, None, 0.0)
+        train(model, batches(seed), *start)
         note({56: "teacher", 20: "student"}[depth], model)
         networks.append(model)
     teacher, student = networks
@@ -166,8 +105,9 @@ def run(seed: int, data: tuple[Images, Images], arguments: argparse.Namespace) -
             config = NNCFConfig.from_dict({**shape, "compression": sections})
             register_default_init_args(config, batches(seed + 1000), teacher=teacher)
             controller, model = create_compressed_model(model, config, dump_graphs=False)
-        share = 0.0 if variant.distillation is None else arguments.share
-        train(model, batches(seed + 1000), (arguments.epochs, arguments.rate), controller, share)
+        weight = 1.0 if variant.distillation is None else 1 - arguments.share
+        plan = arguments.epochs, arguments.rate, controller
+        train(model, batches(seed + 1000), *plan, task_weight=weight)
         note(variant.name, model)
     return found
 

@@ -29,7 +29,7 @@ def bits(tensor):
     return packed._in_memory(tensor).reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def round_trip(state):
+def checked_round_trip(state):
     """Save and load; check the bits, the table and its sum. Return the loaded state."""
     table = save_packed(state, FILE)
     assert table.total == Path(FILE).stat().st_size
@@ -55,7 +55,7 @@ def test_each_dtype(dtype):
     patterns[1:, : 300 * dtype.itemsize] = 0
     full = patterns.to(torch.uint8).reshape(-1).view(dtype).reshape(4, 500)
     state = {"dense": full[0], "all": full, "zeros": full[1:, :300], "scalar": full[0, 0]}
-    round_trip(state | {"empty": full[:0], "strided": full.t()[::3]})
+    checked_round_trip(state | {"empty": full[:0], "strided": full.t()[::3]})
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -67,7 +67,7 @@ def test_each_dtype(dtype):
 def test_any_state_dict(names, levels, shapes):
     """Whatever tensors are called and however large they are, all of them come back."""
     made = zip(names, shapes, levels, strict=False)
-    round_trip({name: sparse(tuple(shape), level=level) for name, shape, level in made})
+    checked_round_trip({name: sparse(tuple(shape), level=level) for name, shape, level in made})
 
 
 def test_negative_zeros_and_nan():
@@ -75,7 +75,7 @@ def test_negative_zeros_and_nan():
     weight = torch.randn(64, 64) * (torch.rand(64, 64) < 0.2)
     assert (torch.signbit(weight) & (weight == 0)).any()
     weight[0, 0] = float("nan")
-    round_trip({"weight": weight})
+    checked_round_trip({"weight": weight})
     (row,) = size_table(FILE).rows
     kept = int((weight != 0).sum())
     assert (row.form, row.dense) == ("signed_bitmask", 64 * 64 * 4)
@@ -86,7 +86,7 @@ def test_shared_tensors_are_stored_once_and_shared_again():
     """Tied weights take their bytes once, and one tensor comes back under both names."""
     model = nn.ModuleDict({"a": nn.Linear(32, 32), "b": nn.Linear(32, 32)})
     model["b"].weight = model["a"].weight
-    loaded = round_trip(model.state_dict())
+    loaded = checked_round_trip(model.state_dict())
     assert loaded["a.weight"] is loaded["b.weight"]
     rows = {row.name: row for row in size_table(FILE).rows}
     assert rows["b.weight"].form == "same as a.weight"
@@ -98,7 +98,7 @@ def test_views_of_one_memory_keep_their_own_values():
     base = torch.randn(6, 6)
     first, conjugate = torch.randn(8, dtype=torch.complex64), torch.randn(3, dtype=torch.complex64)
     views = {"base": base, "transposed": base.t(), "row": base[0], "flat": base.reshape(-1)}
-    round_trip(views | {"c": first, "cc": first.conj(), "i": conjugate.conj().imag})
+    checked_round_trip(views | {"c": first, "cc": first.conj(), "i": conjugate.conj().imag})
 
 
 def test_mapped_tensors_do_not_write_to_the_file():

@@ -10,7 +10,7 @@ from typing import Any
 from nncf.compression.schedules import CompositeScheduler, Scheduler
 from nncf.compression.stage import CompressionStage
 from nncf.compression.statistics import Statistics
-from nncf.errors import CheckpointError
+from nncf.errors import CheckpointError, LevelError
 
 _LOGGER = logging.getLogger("nncf")
 
@@ -159,6 +159,12 @@ class CompressionController(Controller):
 
     @compression_rate.setter
     def compression_rate(self, rate: float) -> None:
+        if rate > self.maximal_compression_rate:  # of one child: the others would be set already
+            raise LevelError(
+                f"compression_rate = {rate:g} is out of reach of all algorithms together: the "
+                f"maximum is {self.maximal_compression_rate:g}. Set a lower rate, or the rates of "
+                "child_ctrls one by one."
+            )
         for child in self.child_ctrls:
             child.compression_rate = rate
 

@@ -80,14 +80,13 @@ def remove_channels(model: nn.Module, channels: ChannelMap, kept: Kept) -> None:
     corrections: dict[str, list[tuple[str, Correction]]] = {}
     shortened = channels.shortened_lengths(kept)
     for number in channels.numbers:
-        rule = number.correction(kept, shortened)
+        layer = model.get_submodule(number.layer)
         if number.meaning == "features":
-            _set_features(model.get_submodule(number.layer), number.new_value(kept))
-            continue
-        if number.owner and owns_its_sizes(model.get_submodule(number.layer)):
+            _set_features(layer, number.new_value(kept))
+        elif number.owner and owns_its_sizes(layer):
             if number.meaning == "groups":
                 groups[number.layer] = number.new_value(kept)
-        elif rule is not None:
+        elif (rule := number.correction(kept, shortened)) is not None:
             corrections.setdefault(number.address, []).append((number.meaning, rule))
     found = {name: _as_tensors(masks_of(axes, kept)) for name, axes in channels.tensors.items()}
     shorten(model, {name: masks for name, masks in found.items() if masks}, groups)
@@ -143,6 +142,7 @@ def shorten(model: nn.Module, kept: Mapping[str, Masks], groups: Mapping[str, in
 
 
 def _set_features(module: nn.Module, features: int) -> None:
+    """Tell an instance norm without parameters, which has no weight to follow."""
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):
         module.num_features = features
 

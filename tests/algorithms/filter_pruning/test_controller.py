@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 from typing import Any
 
@@ -149,3 +150,33 @@ def test_a_damaged_state_is_refused() -> None:
     del state["ctrl_state"]["filter_pruning"]["level"]
     with pytest.raises(nncf.CheckpointError, match=re.escape("damaged (KeyError('level'))")):
         prune(model, state=state)
+
+
+def test_frozen_masks_stay_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    """A level that is set on frozen masks is warned about; the schedule itself asks for none."""
+    controller = prune(Residual(), params={"schedule": "baseline"})
+    caplog.set_level(logging.WARNING, "nncf")
+    for _ in range(3):
+        controller.scheduler.epoch_step()
+    assert "frozen" not in caplog.text
+    level = controller.pruning_level
+    controller.set_pruning_level(0.1)
+    assert "The masks are frozen: level 0.1 is not applied" in caplog.text
+    assert controller.pruning_level == level > 0.1
+
+
+def test_a_rate_that_one_algorithm_cannot_reach_changes_none() -> None:
+    """With a pattern beside pruning the common maximum is that of the pattern."""
+    sections = [
+        {"algorithm": "filter_pruning", "params": {"prune_first_conv": True}},
+        {"algorithm": "magnitude_sparsity", "params": {"pattern": "2:4"}},
+    ]
+    text = {"input_info": {"sample_size": [2, 3, 8, 8]}, "compression": sections}
+    controller, _ = nncf.create_compressed_model(
+        Residual(), nncf.NNCFConfig.from_dict(text), dump_graphs=False
+    )
+    with pytest.raises(nncf.LevelError, match=r"the maximum is 0\.5"):
+        controller.compression_rate = 0.7
+    assert controller.child_ctrls[0].pruning_level == 0
+    controller.compression_rate = 0.5
+    assert controller.child_ctrls[0].pruning_level > 0.3

@@ -201,9 +201,9 @@ def test_small_model_computes_the_same(model: Written) -> None:
     for level in LEVELS:
         controller.set_pruning_level({group.number: level for group in controller.groups})
         small = controller.strip()
-        _agree(controller.model, small, x)
+        _check_agreement(controller.model, small, x)
     again = prune(small, params={"channel_multiple": 1}, pruning_init=0.5)
-    _agree(again.model, again.strip(), x)
+    _check_agreement(again.model, again.strip(), x)
 
 
 @pytest.mark.parametrize("model", _ways(Attention, Image), ids=lambda model: model.way)
@@ -220,10 +220,10 @@ def test_a_batch_of_one_is_enough_to_look_at(model: Written) -> None:
         model.eval(), nncf.NNCFConfig.from_dict(text), dump_graphs=False
     )
     controller.set_pruning_level({group.number: 0.5 for group in controller.groups})
-    _agree(masked, controller.strip(), torch.rand(2, 3, 8, 8))
+    _check_agreement(masked, controller.strip(), torch.rand(2, 3, 8, 8))
 
 
-def _agree(masked: nn.Module, small: nn.Module, x: Tensor) -> None:
+def _check_agreement(masked: nn.Module, small: nn.Module, x: Tensor) -> None:
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in masked.parameters())
     for batch in (x, x[:1], torch.cat([x, x, x])):
         with torch.no_grad():
@@ -235,7 +235,7 @@ def test_size_of_the_image_may_change() -> None:
     """Where height and width are joined with channels by number, other images still fit."""
     model = Image("flattened_by_a_product").eval()
     controller = prune(model, pruning_init=0.5, params={"channel_multiple": 1})
-    _agree(model, controller.strip(), torch.rand(3, 3, 12, 6))
+    _check_agreement(model, controller.strip(), torch.rand(3, 3, 12, 6))
 
 
 class Tied(nn.Module):

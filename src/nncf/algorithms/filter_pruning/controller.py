@@ -64,7 +64,7 @@ class FilterPruningController(Controller):
         self._level = 0.0
         self.prune_flops = options.params.pruning_flops_target is not None
         self._check_target()
-        self.scheduler: PruningScheduler = PruningScheduler(self, options)
+        self.scheduler = PruningScheduler(self, options)
 
     # --- levels ----------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ class FilterPruningController(Controller):
         pruning_level: float | Mapping[int, float],
         run_batchnorm_adaptation: bool = False,
     ) -> None:
-        """Prune to a level, unless the masks are frozen.
+        """Prune to a level; frozen masks stay, with a warning.
 
         A mapping gives levels (shares of channels) to groups by number; groups without one are
         left whole. With ``run_batchnorm_adaptation`` batch norm statistics are measured anew.
@@ -93,6 +93,10 @@ class FilterPruningController(Controller):
         norms; nothing has changed then.
         """
         if self.frozen:
+            _LOGGER.warning(
+                "The masks are frozen: level %s is not applied. Call freeze(False) first.",
+                pruning_level,
+            )
             return
         before = self.kept, self._level
         kept = self._chosen(pruning_level)
@@ -102,6 +106,7 @@ class FilterPruningController(Controller):
             try:
                 section = self._options.initializer
                 adapt(self._compressed, section.batchnorm_adaptation, explicit=True)
+                self._compressed.backend.agree(self._compressed.model)
             except BaseException:
                 self._set(*before)
                 raise
@@ -295,23 +300,17 @@ class FilterPruningController(Controller):
         was, self.frozen = self.frozen, False
         try:
             self.set_pruning_level(rate)
-        except ConfigError:
+        except BaseException:
             self.frozen = was
             raise
         self.frozen = True
-
-    def disable_scheduler(self) -> None:
-        """Stop the schedule; levels are set by ``compression_rate`` or ``set_pruning_level``."""
-        level = self.scheduler.target_level
-        super().disable_scheduler()
-        self.scheduler.target_level = level
 
     # --- what the training loop sees -------------------------------------------------------------
 
     def compression_stage(self) -> CompressionStage:
         if self._level == 0:
             return CompressionStage.UNCOMPRESSED
-        if self._level >= self.scheduler.target_level - _NEAR:
+        if self._level >= target_of(self._options) - _NEAR:
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.PARTIALLY_COMPRESSED
 

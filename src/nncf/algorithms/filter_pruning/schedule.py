@@ -52,8 +52,10 @@ class PruningScheduler(Scheduler):
         return level_at(self._kind, epoch, self._last, (self._initial, self.target_level))
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
+        was_frozen = self.current_epoch >= self._end
         super().epoch_step(next_epoch)
-        self._controller.set_pruning_level(self.current_pruning_level)
+        if self.current_epoch < self._end or not was_frozen:
+            self._controller.set_pruning_level(self.current_pruning_level)
         if self.current_epoch >= self._end:
             self._controller.freeze()
 

@@ -123,10 +123,10 @@ class KnowledgeDistillationAlgorithm(Algorithm):
             )
         if options.gradient_limit is not None or options.temperature <= 1:
             return options.gradient_limit
-        _LOGGER.info(
+        _LOGGER.warning(
             "knowledge_distillation: at temperature %g gradients are kept as short as at "
-            "temperature 1, since a part of the model keeps %d bits. gradient_limit sets another "
-            "limit.",
+            "temperature 1, since a part of the model keeps %d bits, for which a high temperature "
+            'can still do harm. Write "temperature": 1, or set another gradient_limit.',
             options.temperature,
             bits,
         )
