@@ -2,7 +2,7 @@
 """Keys under which releases 1.x to 2.6 of the original saved CompressionOps, and where they belong.
 
 ``conv1.pre_ops.0.op.scale`` is a quantizer of the weight of layer ``conv1``,
-``conv1.pre_ops.0.op._binary_mask`` its mask,
+``conv1.pre_ops.0.op._binary_mask`` its mask, ``conv1.pre_ops.0.op._mask`` the logits of an RB mask,
 ``external_quantizers.LeNet/NNCFConv2d[conv1]/conv2d_0|OUTPUT.scale`` (first
 ``activation_quantizers.LeNet/….scale``) one of an activation, ``A;B`` one for several points.
 """
@@ -25,8 +25,13 @@ _WEIGHT = re.compile(r"^(?:(?P<layer>.*)\.)?(?P<side>pre|post)_ops\.\d+\.op\.(?P
 _ACTIVATION = re.compile(
     r"^(?:external_quantizers|activation_quantizers)\.(?P<places>.+)\.(?P<parameter>\w+)$"
 )
-_PARAMETERS = {"signed_tensor": "signed", "_binary_mask": "mask", "binary_mask": "mask"}
-_OPTIONAL = frozenset(["_num_bits", "enabled", "nncf_padding_value"])
+_PARAMETERS = {
+    "signed_tensor": "signed",
+    "_binary_mask": "mask",
+    "binary_mask": "mask",
+    "_mask": "logits",  # of RB sparsity
+}
+_OPTIONAL = frozenset(["_num_bits", "enabled", "nncf_padding_value", "uniform"])
 
 
 class LegacyKeys:
@@ -57,6 +62,11 @@ class LegacyKeys:
         return key.rpartition(".")[2] in _OPTIONAL and bool(
             _WEIGHT.match(key) or _ACTIVATION.match(key) or key.endswith("nncf_padding_value")
         )
+
+    def is_newer(self, key: str) -> bool:
+        """Tell whether ours is a key that a translated checkpoint cannot have: a random stream's."""
+        op, _, parameter = key.rpartition(".")
+        return parameter == "key" and f"{op}.logits" in self._translated.values()
 
     def disagreements(self, key: str, bare: str, value: object) -> list[str]:
         """Return a complaint when a saved quantizer has another number of bits than ours."""

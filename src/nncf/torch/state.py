@@ -161,7 +161,8 @@ def _match(
             matches.take(own[name], state_dict[key], target[own[name]], convert=convert)
     legacy.warn()
     for bare, key in own.items():
-        if key not in matches.seen and not _is_ignored(key, bare, ignored):
+        known = key in matches.seen or legacy.is_newer(bare)
+        if not known and not _is_ignored(key, bare, ignored):
             matches.missing.append(key)
     return matches
 

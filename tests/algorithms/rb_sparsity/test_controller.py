@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import nncf
 from nncf.common.utils.tensorboard import prepare_for_tensorboard
-from tests.algorithms.magnitude_sparsity.sparsified import Net
+from tests.algorithms.magnitude_sparsity.sparsified import NAMES, Net
 
 GROWING = {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 3}
 LOCAL = {"sparsity_level_setting_mode": "local"}
@@ -289,3 +289,29 @@ def test_ignored_layers_have_no_mask():
     assert controller.masks
     assert not any("conv1" in name for name in controller.masks)
     assert int((controller.strip().conv1.weight == 0).sum()) == 0
+
+
+def test_masks_that_stay_behind_are_frozen_with_a_warning(caplog):
+    """New masks keep everything; frozen before they learn, they stay far from their level."""
+    controller, _ = sparsified(sparsity_init=0.9)
+    controller.freeze()
+    assert "the masks are frozen at level 0." in caplog.text
+    assert "and 0.900 was asked for" in caplog.text
+    caplog.clear()
+    controller.freeze()
+    assert not caplog.text
+
+
+def test_checkpoints_of_earlier_releases_load(caplog):
+    """Logits, masks and the last random numbers of a mask, by the names of releases 1.x to 2.6."""
+    state = {f"nncf_module.{name}": value for name, value in Net().state_dict().items()}
+    logits = {name: torch.randn_like(state[f"nncf_module.{name}.weight"]) for name in NAMES}
+    for name, own in logits.items():
+        old = {"_mask": own, "_binary_mask": (own > 0).float(), "uniform": torch.zeros(1)}
+        state |= {f"nncf_module.{name}.pre_ops.0.op.{key}": value for key, value in old.items()}
+    controller, model = sparsified(Net())
+    nncf.load_state(model, state, is_resume=True)
+    assert "names of an earlier release" in caplog.text
+    for own, mask in zip(logits.values(), controller.masks.values(), strict=True):
+        assert torch.equal(own, mask.logits)
+        assert torch.equal(own > 0, mask.kept())

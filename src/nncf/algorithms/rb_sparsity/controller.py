@@ -97,6 +97,18 @@ class RBSparsityController(SparsityController):
         return masks_at(self._compressed, target)
 
     def freeze(self, freeze: bool = True) -> None:
+        """Keep the masks as they are from now on, or with False let them learn again.
+
+        Masks that are still far from their level are frozen with a warning.
+        """
+        if freeze and not self.frozen and self.current_sparsity < self.sparsity_level - TOLERANCE:
+            _LOGGER.warning(
+                "rb_sparsity: the masks are frozen at level %.3f, and %.3f was asked for: they "
+                "learn too slowly for this many steps. Give their logits a higher learning rate "
+                "(1e-2 to 1e-1 with Adam), or freeze later.",
+                self.current_sparsity,
+                self.sparsity_level,
+            )
         super().freeze(freeze)
         for mask in self.masks.values():
             mask.freeze(freeze)
