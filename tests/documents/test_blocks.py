@@ -96,6 +96,7 @@ SCHEMES = {
     "int8_mixed_preset.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int8_transformer.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int4_weights.json": {"4-bit symmetric", "8-bit symmetric"},
+    "mixed_precision_manual_staged.json": {"4-bit symmetric", "8-bit symmetric"},
     "sparsity_2_of_4_int8.json": {"8-bit symmetric"},
     "sparse_int8.json": {"8-bit symmetric"},
     "sparsity_rb_int8.json": {"8-bit symmetric"},
@@ -130,7 +131,7 @@ def test_example_configurations_compress_a_model(path: Path) -> None:
         return
     halved = {op.half_range for op in ops if op.weight and op.bits == 8}
     sections = config["compression"]
-    if isinstance(sections, dict):
+    if isinstance(sections, dict) and config.options.target_device in ("ANY", "CPU"):
         assert halved <= {sections.get("overflow_fix") != "disable"}
     assert any(op.per_channel for op in ops) == ("per_tensor" not in path.name)
     assert not [i for i in model.compression.layout if "input of layer_norm" in i.reason]

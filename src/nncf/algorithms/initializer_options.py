@@ -19,6 +19,7 @@ from nncf.options import (
     Options,
     Positive,
     PositiveNumber,
+    Scope,
     Scopes,
     Text,
     option,
@@ -88,6 +89,10 @@ def _form(value: Any) -> str | None:
     return "array" if isinstance(value, list | tuple) else None
 
 
+def _path_or_pairs(value: Any) -> str:
+    return "path" if isinstance(value, str) else "pairs"
+
+
 RangeSection = Annotated[
     Annotated[RangeOptions, Tag("object")]
     | Annotated[tuple[ScopedRangeOptions, ...], Tag("array")],
@@ -154,12 +159,22 @@ class AutoqOptions(Options):
     )
 
 
+BitwidthPerScope = Annotated[
+    Annotated[tuple[tuple[Bits, Scope], ...], Tag("pairs")] | Annotated[Text, Tag("path")],
+    Discriminator(_path_or_pairs),
+]
+"""Pairs of bits and a scope, or the path of a file that holds them."""
+
+
 class ManualOptions(Options):
     """Bit widths given by the user."""
 
     type: Literal["manual"] = option(..., "How bit widths are chosen.", backends=TORCH)
-    bitwidth_per_scope: tuple[tuple[Bits, Text], ...] = option(
-        (), 'Pairs `[bits, "scope"]` or `[bits, "scope|WEIGHT"]`.', backends=TORCH
+    bitwidth_per_scope: BitwidthPerScope = option(
+        (),
+        'Pairs `[bits, "scope"]` or `[bits, "scope|WEIGHT"]`, or the path of a JSON file with '
+        "them. The endings `|WEIGHT`, `|OUTPUT` and `|INPUT0` mean one quantizer of an operation.",
+        backends=TORCH,
     )
     dump_init_precision_data: Flag = option(
         False, "Write plots and tables of the choice to the log directory.", backends=TORCH

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
 from nncf.algorithms.quantization.controller import QuantizationController
 from nncf.algorithms.quantization.options import QuantizationOptions
-from nncf.algorithms.quantization.placement import plan
+from nncf.algorithms.quantization.placement import Placement, place
+from nncf.algorithms.quantization.precision import given_by_scope, open_widths
 from nncf.algorithms.quantization.ranges import calibrations
 from nncf.algorithms.quantization.scheme import Scheme
 from nncf.compression.algorithm import Algorithm, Compressed
@@ -29,20 +30,34 @@ class QuantizationAlgorithm(Algorithm):
 
     def __init__(self, options: QuantizationOptions, root: Any) -> None:
         super().__init__(options, root)
-        if options.initializer.precision is not None:
+        precision = options.initializer.precision
+        if precision is not None and precision.type != "manual":
             raise ConfigError(
-                "initializer.precision: this release does not choose bit widths by itself. Give them "
-                "with weights.bits, activations.bits or scope_overrides, and remove the section."
+                f'initializer.precision.type = "{precision.type}": this release does not choose bit '
+                'widths by itself. Give them with type "manual", weights.bits, activations.bits or '
+                "scope_overrides."
             )
 
     def plan(self, graph: Graph) -> Layout:
-        layout = plan(
+        placement = self._place(graph)
+        layout = placement.layout
+        precision = self.options.initializer.precision
+        if precision is not None and precision.type == "manual":
+            layout = given_by_scope(placement, self.options, graph, self.root.target_device)
+        placement.check(layout)
+        return self._with_multiplier(layout)
+
+    def _place(self, graph: Graph) -> Placement:
+        return place(
             graph,
             self.options,
             target_device=self.root.target_device,
             ignored=list(self.root.ignored_scopes),
             target=None if self.root.target_scopes is None else list(self.root.target_scopes),
+            open_widths=open_widths(self.options),
         )
+
+    def _with_multiplier(self, layout: Layout) -> Layout:
         multiplier = self.options.compression_lr_multiplier
         if multiplier is None:
             multiplier = self.root.compression_lr_multiplier

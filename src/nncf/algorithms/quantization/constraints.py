@@ -25,6 +25,21 @@ def written(options: Any, name: str) -> Any:
 
 
 @dataclass(frozen=True)
+class OpenWidths:
+    """Bit widths that are chosen for each quantizer later, and by what means.
+
+    ``free`` are those to choose from where the device restricts nothing. ``by_scope`` says that
+    they are given scope by scope, so that ``bits`` of a group is only what the others get.
+    """
+
+    free: tuple[int, ...] = ()
+    by_scope: bool = False
+
+
+NOTHING_OPEN = OpenWidths()
+
+
+@dataclass(frozen=True)
 class Constraints:
     """What the configuration demands of one group (``weights`` or ``activations``).
 
@@ -37,19 +52,36 @@ class Constraints:
     wanted: Mapping[str, Any]
     overrides: Mapping[str, Mapping[str, Any]]
     fixed: Mapping[str, Any]
+    open_widths: OpenWidths = NOTHING_OPEN
 
     def schemes(self, key: str, offered: Schemes | None) -> Schemes:
         """Return the schemes for a quantizer of operation ``key``, best first.
 
         Raises ConfigError when the device offers none that the configuration allows.
         """
-        wanted = {**self.wanted, **self.overrides.get(key, {})}
+        override = self.overrides.get(key, {})
+        wanted = {**self.wanted, **override}
+        unnamed = None  # the bits of quantizers that no scope names
+        if self.open_widths.by_scope and "bits" not in override:
+            unnamed = wanted.pop("bits", None)
         if offered is None:
-            return (Scheme(**{**wanted, **self.fixed}),)
+            return tuple(
+                Scheme(**{**wanted, **self.fixed, "bits": bits})
+                for bits in self._widths(wanted.get("bits"), unnamed)
+            )
         allowed = _allowed(offered, tuple(sorted(wanted.items())))
-        if not allowed:
-            raise self._conflict(key, wanted, offered)
+        if not allowed or (unnamed and all(scheme.bits != unnamed for scheme in allowed)):
+            raise self._conflict(key, {**self.wanted, **override}, offered)
+        if unnamed:
+            allowed = tuple(sorted(allowed, key=lambda scheme: scheme.bits != unnamed))
         return tuple(replace(scheme, **self.fixed) for scheme in allowed)
+
+    def _widths(self, settled: int | None, unnamed: int | None) -> tuple[int, ...]:
+        """Return the bit widths on a device that restricts nothing, best first."""
+        if settled is not None:
+            return (settled,)
+        free = self.open_widths.free or (Scheme.bits,)
+        return free if unnamed is None else (unnamed, *(b for b in free if b != unnamed))
 
     def _conflict(self, key: str, wanted: Mapping[str, Any], offered: Schemes) -> ConfigError:
         asked = ", ".join(f"{name} {value}" for name, value in wanted.items())

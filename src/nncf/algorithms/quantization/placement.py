@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nncf.algorithms.quantization.constraints import NOTHING_OPEN, OpenWidths
 from nncf.algorithms.quantization.demands import (
     Demand,
     Groups,
@@ -35,11 +36,29 @@ from nncf.compression.layout import Insert, Layout, Skip
 from nncf.graph.address import Point
 from nncf.graph.graph import Graph
 
-__all__ = ["plan", "potential_weights"]
+__all__ = ["Placement", "place", "plan", "potential_weights"]
 
 logger = logging.getLogger("nncf")
 
 _RANK = {"input": 0, "weight": 1, "output": 2}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Quantizers with the first choice of scheme, and what else each of them may be.
+
+    ``widths`` has, by name, the bit widths with which the scheme may be had, the first choice
+    first; ``weights`` the weights that got a quantizer.
+    """
+
+    layout: Layout
+    widths: Mapping[str, tuple[int, ...]]
+    weights: tuple[WeightSite, ...]
+
+    def check(self, layout: Layout) -> None:
+        """Raise ModelError for frozen weights that get other than 8 bits in ``layout``."""
+        bits = {point: _scheme_of(insert).bits for insert in layout for point in insert.points}
+        check_frozen((site, bits[site.points[0]]) for site in self.weights)
 
 
 def plan(
@@ -52,11 +71,30 @@ def plan(
 ) -> Layout:
     """Return the quantizers of a model and, for every operation without one, the reason.
 
+    See ``place``. Raises ModelError for frozen weights with other than 8 bits as well.
+    """
+    scopes = {"ignored": ignored, "target": target}
+    placement = place(graph, options, target_device=target_device, **scopes)
+    placement.check(placement.layout)
+    return placement.layout
+
+
+def place(
+    graph: Graph,
+    options: Any,
+    *,
+    target_device: str = "ANY",
+    ignored: Sequence[str] = (),
+    target: Sequence[str] | None = None,
+    open_widths: OpenWidths = NOTHING_OPEN,
+) -> Placement:
+    """Return the quantizers of a model, what else they may be, and where there are none and why.
+
     ``options`` are QuantizationOptions; ``ignored`` and ``target`` are the top level's scopes
     (the ignored ones add to the algorithm's, the target ones win over them).
 
     Raises ScopeNotFound for a scope that matches nothing, ConfigError for a scheme that the
-    device does not have, ModelError for frozen weights with other than 8 bits.
+    device does not have.
     """
     hardware = load(target_device)
     if target_device == "VPU":
@@ -65,6 +103,8 @@ def plan(
             "adjusted to the quantizer's grid, and need not be: our grids contain zero."
         )
     roles = assign_roles(graph, options, hardware=hardware, ignored=ignored, target=target)
+    roles.activations = replace(roles.activations, open_widths=open_widths)
+    roles.weights = replace(roles.weights, open_widths=open_widths)
     found = propagate(
         roles,
         quantize_inputs=bool(getattr(options, "quantize_inputs", True)),
@@ -73,12 +113,13 @@ def plan(
     sites, embeddings = _give_to_embeddings(roles, found)
     weights, weight_skips = find_weights(roles, embeddings)
     half = overflowing(roles, getattr(options, "overflow_fix", "enable"))
-    inserts = _Inserts(roles, found.groups, half).build(sites, weights)
-    bits = {point: _scheme_of(insert).bits for insert in inserts for point in insert.points}
-    check_frozen((site, bits[site.points[0]]) for site in weights)
-    place = {key: number for number, key in enumerate(execution_order(graph))}
-    inserts.sort(key=lambda insert: _position(insert, place))
-    return Layout(inserts, [*_skipped(roles, found, inserts), *weight_skips])
+    maker = _Inserts(roles, found.groups, half)
+    inserts = maker.build(sites, weights)
+    order = {key: number for number, key in enumerate(execution_order(graph))}
+    inserts.sort(key=lambda insert: _position(insert, order))
+    layout = Layout(inserts, [*_skipped(roles, found, inserts), *weight_skips])
+    widths = {insert.name: maker.widths[insert.name] for insert in inserts}
+    return Placement(layout, widths, tuple(weights))
 
 
 def _scheme_of(insert: Insert) -> Scheme:
@@ -148,6 +189,7 @@ class _Inserts:
     roles: Roles
     groups: Groups
     half: frozenset[str]
+    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def build(self, sites: Sequence[Site], weights: Sequence[WeightSite]) -> list[Insert]:
         together: dict[int, list[Site | WeightSite]] = {}
@@ -166,8 +208,11 @@ class _Inserts:
     def _single(self, site: Site | WeightSite) -> Insert:
         if isinstance(site, WeightSite):
             half = any(operation.key in self.half for operation in site.operations)
-            return to_insert(site, half)
-        return self._activation(site)
+            insert, schemes = to_insert(site, half), site.schemes
+        else:
+            insert, schemes = self._activation(site), site.demand.schemes
+        self.widths[insert.name] = _widths(schemes)
+        return insert
 
     def _activation(self, site: Site) -> Insert:
         scheme = site.demand.schemes[0]
@@ -217,7 +262,15 @@ class _Inserts:
         if all(isinstance(site, WeightSite) for site in sites):
             scheme = finish_weight(replace(scheme, weight=True), half_range=False)
         reason = f"{first.reason}; one range for {len(singles)} tensors that meet"
+        self.widths[first.name] = _widths(schemes)
         return Insert(points, scheme, reason=reason, label=first.label)
+
+
+def _widths(schemes: Schemes) -> tuple[int, ...]:
+    """Return the bit widths with which the first of these schemes may be had, its own first."""
+    first = schemes[0]
+    same = (s.bits for s in schemes if replace(s, bits=first.bits) == first)
+    return tuple(dict.fromkeys(same))
 
 
 def _neutral(site: Site | WeightSite) -> Schemes:
