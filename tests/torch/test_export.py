@@ -105,6 +105,63 @@ def test_opset_is_the_one_asked_for(network: Network, tmp_path: Path) -> None:
     assert [o.version for o in onnx.load(tmp_path / "m.onnx").opset_import if not o.domain] == [19]
 
 
+def test_opset_that_the_exporter_cannot_write_is_refused(
+    network: Network, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An opset that the file would not have is an error that says which one it could have."""
+    with pytest.raises(ExportError, match=r'"onnx_12".*wrote opset 18'):
+        export(network, tmp_path / "m.onnx", example_inputs=samples(), save_format="onnx_12")
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "save_format", "bytes_a_weight"),
+    [
+        ("m.onnx", None, 0.5),
+        ("m.onnx", "onnx_19", 0.5),
+        ("m.onnx", "onnx_int8", 1),
+        ("m.onnx", "onnx_fakequantize", 0.5),
+        ("m.xml", None, 0.5),
+    ],
+)
+def test_weights_of_four_bits_take_half_a_byte(
+    tmp_path: Path, name: str, save_format: str | None, bytes_a_weight: float
+) -> None:
+    """Each format stores 4-bit weights two in a byte, "onnx_int8" one, and is proven equal."""
+    model = Narrow()
+    export(model, tmp_path / name, example_inputs=samples(), save_format=save_format)
+    data = (tmp_path / name).with_suffix(".bin" if name == "m.xml" else ".onnx").read_bytes()
+    weights = sum(p.numel() for p in model.parameters() if p.dim() > 1) * bytes_a_weight
+    assert weights < len(data) < weights + 9000
+
+
+class Narrow(nn.Module):
+    """A convolution with a batch norm of both signs and a linear layer, weights of 4 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.conv = nn.Conv2d(3, 96, 3, bias=False)
+        self.norm = nn.BatchNorm2d(96)
+        self.norm.weight.data = torch.randn(96, generator=generator)
+        self.linear = nn.Linear(96 * 36, 8)
+        for layer in (self.conv, self.linear):
+            codes = torch.randint(-8, 8, layer.weight.shape, generator=generator)
+            layer.weight.data = codes * 0.02
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def weight(layer: nn.Module) -> Tensor:
+            steps, zeros = torch.full((len(layer.weight),), 0.02), torch.zeros(len(layer.weight))
+            return torch.fake_quantize_per_channel_affine(
+                layer.weight, steps, zeros.int(), 0, -128, 127
+            )
+
+        x = F.relu(self.norm(F.conv2d(activation(x, 0.025, signed=True), weight(self.conv))))
+        return F.linear(activation(x, 0.02).flatten(1), weight(self.linear), self.linear.bias)
+
+
 def test_names_and_keyword_inputs(network: Network, tmp_path: Path) -> None:
     """Inputs and outputs carry the names asked for, keyword arguments among them."""
     inputs = (samples()[0], {"gain": torch.tensor(2.0)})

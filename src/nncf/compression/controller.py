@@ -215,8 +215,8 @@ class CompressionController(Controller):
     def export_model(self, save_path: str, save_format: str | None = None, **options: Any) -> Any:
         """Write the deployable file and prove that it computes what the trained model computes.
 
-        ``.onnx`` writes ONNX (``save_format`` "onnx", "onnx_<opset>" or "onnx_fakequantize"),
-        ``.xml`` OpenVINO IR. See the backend's ``export`` for further options and errors.
+        ``.onnx`` writes ONNX (``save_format`` "onnx", "onnx_<opset>", "onnx_int8" or
+        "onnx_fakequantize"), ``.xml`` OpenVINO IR. See the backend's ``export`` for further options and errors.
         """
         return self._backend.export(save_path, save_format=save_format, **options)
 

@@ -3,7 +3,9 @@
 
 FakeQuantize(x, input_low, input_high, output_low, output_high) with the attribute ``levels``
 rounds x to ``levels`` values evenly spaced from low to high. OpenVINO reads it at any number of
-bits; ONNX Runtime does not know it. Weights stay float32, on their grid.
+bits; ONNX Runtime does not know it. Weights are codes and a DequantizeLinear as in the other
+form: OpenVINO would run a layer whose weight goes through a FakeQuantize of few levels in
+floating point.
 """
 
 from __future__ import annotations
@@ -15,9 +17,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from nncf.onnx.activations import clip_bounds
-from nncf.onnx.graph import Array, Pair, array, only_consumer, pairs, producer, store
-from nncf.onnx.weights import along, fold_weight_sources, int8_codes
-from nncf.onnx.write import Probe, label_of
+from nncf.onnx.graph import Array, Pair, only_consumer, pairs, producer, store
+from nncf.onnx.weights import (
+    along,
+    fold_batch_norms,
+    fold_weight_sources,
+    store_weights,
+    transpose_weights,
+)
+from nncf.onnx.write import Probe, clean, label_of
 
 
 @dataclass(frozen=True)
@@ -41,27 +49,29 @@ DOMAIN = "org.openvinotoolkit"
 
 
 def use_fake_quantize(model: ir.Model) -> dict[ir.Value, Grid]:
-    """Replace every QuantizeLinear and DequantizeLinear by FakeQuantize, in place.
+    """Replace the quantizers of activations by FakeQuantize and weights by codes, in place.
 
-    Returns what the quantizers of activations became.
+    Returns what the quantizers became.
     """
     common.LiftConstantsToInitializersPass()(model)
     fold_weight_sources(model)
     graph = model.graph
+    store_weights(graph)
+    clean(model)
+    transpose_weights(graph)
+    fold_batch_norms(graph)
     grids = {}
     for pair in pairs(graph):
         source = pair.source
-        low, high = weight_codes(pair) if array(source) is not None else activation_codes(pair)
+        low, high = activation_codes(pair)
         clip = producer(source, "Clip")
         if clip is not None and high - low < 255 and only_consumer(source) is pair.quantize:
             source = clip.inputs[0] or source
         result = fake_quantize(graph, pair, source, low=low, high=high)
         pair.result.replace_all_uses_with(result, replace_graph_outputs=True)
-        if array(pair.source) is None:
-            grids[result] = Grid(pair.result.name or "", label_of(pair), *broadcastable(pair))
+        grids[result] = Grid(pair.result.name or "", label_of(pair), *broadcastable(pair))
     graph.opset_imports[DOMAIN] = 1
-    common.RemoveUnusedNodesPass()(model)
-    common.NameFixPass()(model)
+    clean(model)
     return grids
 
 
@@ -73,23 +83,6 @@ def fake_quantize_probes(model: ir.Model, grids: dict[ir.Value, Grid]) -> tuple[
         for value, grid in grids.items()
         if value in present
     )
-
-
-def weight_codes(pair: Pair) -> tuple[int, int]:
-    """Return the ends of the smallest signed or unsigned grid that holds a stored weight.
-
-    The weight lies on its grid already, so any grid with the same step that holds its codes
-    represents it without change.
-    """
-    weight = array(pair.source)
-    assert weight is not None
-    codes, zero = int8_codes(weight, pair)
-    if np.any(zero):
-        bounds = np.iinfo(pair.zero.dtype)
-        return int(bounds.min), int(bounds.max)
-    largest = max(int(codes.max(initial=0)) + 1, -int(codes.min(initial=0)), 2)
-    half = 2 ** int(np.ceil(np.log2(largest)))
-    return -half, half - 1
 
 
 def activation_codes(pair: Pair) -> tuple[int, int]:

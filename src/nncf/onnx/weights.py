@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights as int8 codes, batch norms folded into their scales, biases as int32 codes.
+"""Weights as int8 codes, and batch norms folded into their scales.
 
 All of it is exact up to float32 rounding: the codes are the ones that training ended with, a
 batch norm only multiplies the scale of each output channel and changes the bias.
@@ -20,15 +20,11 @@ from nncf.onnx.graph import (
     dequantized,
     nodes,
     only_consumer,
-    pair_behind,
     pairs,
     producer,
     store,
     weight_behind,
 )
-
-# The largest bias code: one bit is left so that adding the accumulator cannot overflow int32.
-BIAS_LIMIT = 2**30
 
 
 def along(vector: Array, rank: int, axis: int) -> Array:
@@ -88,11 +84,18 @@ def store_weights(graph: ir.Graph) -> None:
 
 
 def int8_codes(weight: Array, pair: Pair) -> tuple[Array, Array]:
-    """Return codes and zero points as int8; unsigned grids move down by 128 as a whole."""
+    """Return codes and zero points as int8.
+
+    Codes are counted from that of zero where int8 holds them all, since runtimes run weights
+    without a zero point on integers; where not, unsigned grids move down by 128 as a whole.
+    """
     bounds = np.iinfo(pair.zero.dtype)
     scale = along(pair.scale, weight.ndim, pair.axis)
     zero = along(pair.zero, weight.ndim, pair.axis).astype(np.int32)
     codes = np.clip(np.rint(weight / scale).astype(np.int64) + zero, bounds.min, bounds.max)
+    counted = codes - zero
+    if counted.min(initial=0) >= -128 and counted.max(initial=0) <= 127:
+        return counted.astype(np.int8), np.zeros(pair.zero.shape, np.int8)
     shift = bounds.min + 128
     return (codes - shift).astype(np.int8), (pair.zero.astype(np.int32) - shift).astype(np.int8)
 
@@ -195,80 +198,3 @@ def scale_output(
         ),
     )
     layer.replace_input_with(1, value)
-
-
-def quantize_biases(graph: ir.Graph) -> None:
-    """Store biases as int32 codes of scale input × weight, which integer kernels add for free.
-
-    Done where the layer's result is quantized again (ONNX Runtime fuses those), not elsewhere:
-    there the float bias is kept as it is.
-    """
-    for layer in nodes(graph, "Conv", "Gemm"):
-        source, weight = pair_behind(layer.inputs[0]), weight_behind(layer.inputs[1])
-        bias = array(layer.inputs[2]) if has_bias(layer) else None
-        axis = output_axis(layer)
-        if source is None or weight is None or bias is None or source.per_channel or bias.ndim != 1:
-            continue
-        if axis is None or not runs_on_integers(layer) or np.any(weight.zero):
-            continue
-        weight = make_room(graph, layer, source, axis=axis, bias=bias)
-        scale = (source.scale.astype(np.float64) * weight.scale).astype(np.float32)
-        codes = np.rint(bias / scale.astype(np.float64)).astype(np.int32)
-        zero = np.zeros(scale.shape, np.int32)
-        name = layer.inputs[2].name if layer.inputs[2] is not None else None
-        value = dequantized(
-            graph, layer, f"{name}.int32", Codes(codes=codes, scale=scale, zero=zero, axis=0)
-        )
-        set_bias(layer, value)
-
-
-def make_room(
-    graph: ir.Graph, layer: ir.Node, source: Pair, *, axis: int, bias: Array
-) -> StoredWeight:
-    """Return the layer's weight with scales large enough for the bias to fit 30 bits.
-
-    Only a channel that its batch norm all but switched off needs it: there the accumulator is
-    below the bias's own resolution. Codes are divided by a power of two.
-    """
-    weight = weight_behind(layer.inputs[1])
-    assert weight is not None
-    scale = source.scale.astype(np.float64) * weight.scale
-    excess = (
-        np.max(np.abs(bias) / scale / BIAS_LIMIT)
-        if not weight.scale.ndim
-        else (np.abs(bias) / scale / BIAS_LIMIT)
-    )
-    if np.all(excess <= 1):
-        return weight
-    power = np.ceil(np.log2(np.maximum(excess, 1)))
-    rank = weight.codes.ndim
-    codes = np.rint(weight.codes / along(2.0**power, rank, axis))
-    value = dequantized(
-        graph,
-        layer,
-        f"{weight.name}.coarse",
-        Codes(
-            codes=codes.astype(np.int8),
-            scale=weight.scale * 2.0**power,
-            zero=weight.zero,
-            axis=axis,
-        ),
-    )
-    layer.replace_input_with(1, value)
-    coarse = weight_behind(value)
-    assert coarse is not None
-    return coarse
-
-
-def runs_on_integers(layer: ir.Node) -> bool:
-    """True if ONNX Runtime can run the layer on integers.
-
-    A convolution's result must be quantized next, at most a ReLU or Clip between; a Gemm may
-    also give float.
-    """
-    if layer.op_type == "Gemm":
-        return True
-    reader = only_consumer(layer.outputs[0])
-    if reader is not None and reader.op_type in ("Relu", "Clip"):
-        reader = only_consumer(reader.outputs[0])
-    return reader is not None and reader.op_type == "QuantizeLinear"

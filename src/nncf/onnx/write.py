@@ -20,12 +20,12 @@ from nncf.onnx.activations import (
     remove_idle_clips,
     requantize_passing,
 )
+from nncf.onnx.biases import quantize_biases
 from nncf.onnx.graph import Array, Pair, pairs
 from nncf.onnx.linear import flatten_linears
 from nncf.onnx.weights import (
     fold_batch_norms,
     fold_weight_sources,
-    quantize_biases,
     store_weights,
     transpose_weights,
 )

@@ -10,9 +10,11 @@ from typing import Any
 
 from nncf.onnx.fake_quantize import fake_quantize_probes, use_fake_quantize
 from nncf.onnx.graph import Array
+from nncf.onnx.pack import pack_weights
 from nncf.onnx.run import OnnxFile
 from nncf.onnx.write import (
     Probe,
+    clean,
     deploy,
     find_probes,
     rename,
@@ -35,15 +37,18 @@ class Deployment:
     probes: tuple[Probe, ...]
 
     @classmethod
-    def build(cls, program: Any, kind: str, naming: Any) -> Deployment:
-        """Bring the exporter's program into the deployed form of ``kind``."""
-        model = program.model
+    def build(cls, program: Any, form: Any, naming: Any) -> Deployment:
+        """Bring the exporter's program into the deployed form of a ``Format``."""
+        model, kind = program.model, form.kind
         split_shared_outputs(model)
         if kind == "onnx_fakequantize":
             grids = use_fake_quantize(model)
         else:
             grids = {}
             deploy(model, integer_biases=kind == "onnx")
+        if form.packs:
+            pack_weights(model, raise_opset=form.opset is None)
+            clean(model)
         inputs = names_or_default(naming.inputs, "input", len(model.graph.inputs))
         outputs = names_or_default(naming.outputs, "output", len(model.graph.outputs))
         rename(model, inputs, outputs)

@@ -41,7 +41,7 @@ from nncf.torch.fake_quantize_calls import DeployedValues
 Array = NDArray[Any]
 Samples = tuple[tuple[Any, ...], dict[str, Any]]
 
-FORMATS = ("onnx", "onnx_<opset>", "onnx_fakequantize", "openvino")
+FORMATS = ("onnx", "onnx_<opset>", "onnx_int8", "onnx_fakequantize", "openvino")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,15 @@ class Naming:
 
 @dataclass(frozen=True)
 class Format:
-    """What to write: ``kind`` is "onnx", "onnx_fakequantize" or "openvino"."""
+    """What to write: ``kind`` is "onnx", "onnx_fakequantize" or "openvino".
+
+    ``opset`` None leaves it to the export. ``packs``: whether weights of 4 bits and fewer take
+    less than a byte each.
+    """
 
     kind: str
     opset: int | None = None
+    packs: bool = True
 
     @classmethod
     def choose(cls, path: Path, save_format: str | None) -> Format:
@@ -80,6 +85,8 @@ class Format:
                 f"{path.name!r} and the format {text!r} do not go together: '.xml' is for "
                 "'openvino', any other ending for ONNX."
             )
+        if text == "onnx_int8":
+            return cls("onnx", packs=False)
         return cls(text, int(match[2]) if match else None)
 
 
@@ -110,8 +117,8 @@ def export(
 
     ``example_inputs`` are positional and keyword arguments of the forward; shapes in the file
     are theirs. ``save_format``: "onnx" (default for any ending but ``.xml``), "onnx_<opset>",
-    "onnx_fakequantize" (nodes that OpenVINO alone knows) or "openvino" (``.xml``). The given
-    model keeps its mode and device.
+    "onnx_int8" (a byte for every weight, however few its bits), "onnx_fakequantize" (nodes that
+    OpenVINO alone knows) or "openvino" (``.xml``). The given model keeps its mode and device.
 
     Raises UnsupportedFormat, MissingDependency, ExportError (the path cannot be written, or the
     exporter or the runtime refuses the model) and ParityError (the file computes something
@@ -127,7 +134,8 @@ def export(
         samples = on_processor(example_inputs)
         with torch.no_grad():
             program = quiet_export(model, samples, opset=chosen.opset)
-            deployment = Deployment.build(program, chosen.kind, naming)
+            check_opset(program, chosen.opset)
+            deployment = Deployment.build(program, chosen, naming)
             written = deployment.write(folder / path.name)
             report = verify(model, samples, proof=proof, deployment=deployment, path=written)
         report.check(path)
@@ -176,9 +184,10 @@ def flat_arrays(outputs: Any) -> list[Array]:
 
 def quiet_export(model: nn.Module, samples: Samples, *, opset: int | None) -> Any:
     """Return the exporter's program; nothing is printed. Raises ExportError when it fails."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), hooks.leaving_all_modes():
             warnings.simplefilter("ignore")
@@ -199,7 +208,19 @@ def quiet_export(model: nn.Module, samples: Samples, *, opset: int | None) -> An
             "to see the line of the model that it stops at."
         ) from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def check_opset(program: Any, wanted: int | None) -> None:
+    """Raise ExportError when the exporter could not convert the model to the opset asked for."""
+    written = program.model.opset_imports[""]
+    if wanted not in (None, written):
+        raise ExportError(
+            f'"onnx_{wanted}": PyTorch\'s exporter cannot write this model with opset {wanted}; it '
+            f'wrote opset {written}. Expected an opset that it can convert to: "onnx_{written}", '
+            'or "onnx", which leaves the choice to it.'
+        )
 
 
 def on_processor(samples: Samples) -> Samples:

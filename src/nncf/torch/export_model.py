@@ -41,8 +41,8 @@ def export_model(  # noqa: PLR0913  # the documented signature
     positional ones, then, as the last element, a dict of keyword ones. ``tolerance`` replaces
     the default of ``nncf.compression.parity``. The model, its mode and its device stay.
 
-    ``save_format``: "onnx" or "onnx_<opset>" (QuantizeLinear and DequantizeLinear), or
-    "onnx_fakequantize" (OpenVINO's FakeQuantize; the default when the configuration says
+    ``save_format``: "onnx" or "onnx_<opset>" (QuantizeLinear and DequantizeLinear), "onnx_int8"
+    (the same without packing weights of 4 bits and fewer), or "onnx_fakequantize" (OpenVINO's FakeQuantize; the default when the configuration says
     ``"export_to_onnx_standard_ops": false``), or "openvino" (a path ending in ``.xml``).
 
     Raises ExportError, ParityError, MissingDependency as ``nncf.torch.export.export`` does;
