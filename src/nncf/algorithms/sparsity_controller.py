@@ -8,9 +8,9 @@ from math import prod
 from typing import Any
 
 from nncf.algorithms.sparsity_options import SparsitySchedule
-from nncf.algorithms.sparsity_placement import inserts_at
 from nncf.algorithms.sparsity_schedulers import SparsityScheduler
 from nncf.algorithms.sparsity_statistics import SparsifiedModelStatistics, Zeros, collect
+from nncf.algorithms.weight_placement import inserts_at
 from nncf.compression.algorithm import Compressed
 from nncf.compression.controller import Controller
 from nncf.compression.layout import Layout

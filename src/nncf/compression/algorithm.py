@@ -59,9 +59,13 @@ class Algorithm(ABC):
     """Decides where CompressionOps go; afterwards initialises and controls them.
 
     A subclass lives in ``algorithms/<name>/algorithm.py``; its options are the folder's Options.
+    ``changes_values`` says that it changes single values of the weights that it has, so that it
+    cannot share them with an algorithm that ``claims_values``, to which they belong alone.
     """
 
     name: ClassVar[str]
+    changes_values: ClassVar[bool] = False
+    claims_values: ClassVar[bool] = False
 
     def __init__(self, options: Any, root: Any) -> None:
         self.options = options

@@ -90,8 +90,9 @@ class Operation:
     ``input_shapes`` and ``output_shapes`` by port, ``numbers`` (see Number), those that only
     rearrange ``rearrangement`` (see ``nncf.graph.channels``), and ``inside`` names the call that
     was written out as this operation and others. ``ignored_algorithms`` names
-    algorithms that must leave the operation alone (``register_module``). ``unreached`` says
-    why nothing can be inserted at it, where that is so.
+    algorithms that must leave the operation alone (``register_module``), ``claimed_by`` the one
+    to which its operands belong alone. ``unreached`` says why nothing can be inserted at it, where
+    that is so.
     """
 
     address: Address
@@ -102,6 +103,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     buffers: tuple[Buffer, ...] = ()
     ignored_algorithms: frozenset[str] = frozenset()
+    claimed_by: str = ""
     unreached: str | None = None
 
     @property

@@ -22,6 +22,7 @@ from torch import nn
 
 from nncf import algorithms
 from nncf.compression.algorithm import Algorithm, Compressed, Given
+from nncf.compression.claims import in_order, plan_together
 from nncf.compression.controller import BackendActions, CompressionController
 from nncf.compression.dot import write_dot
 from nncf.compression.layout import Layout, Skip, merge
@@ -241,7 +242,7 @@ def _layouts(
     chosen: list[Algorithm], captured: Capture, state: Mapping[str, Any] | None
 ) -> dict[str, Layout]:
     if state is None:
-        plans = {algorithm.name: algorithm.plan(captured.graph) for algorithm in chosen}
+        plans = plan_together(chosen, captured.graph)
         unused = _never_run(captured)
         return {name: Layout(plan, (*plan.skipped, *unused)) for name, plan in plans.items()}
     builder = state.get("builder_state", {})
@@ -300,10 +301,10 @@ def _home(algorithm: str) -> Any:
 
 def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> CompressionController:
     """Initialise the ops, or take over the saved state, and hand them to their controllers."""
-    children = []
+    children = {}
     ours = set(compression.parameters())
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p not in ours}
-    for algorithm in plan.chosen:
+    for algorithm in in_order(plan.chosen):
         layout = plan.layouts[algorithm.name]
         ops = {insert.name: compression.ops[insert.name] for insert in layout}
         compressed = Compressed(
@@ -317,12 +318,13 @@ def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> Compress
         )
         if plan.state is None:
             algorithm.initialize(compressed)
-        children.append(algorithm.control(compressed))
+        children[algorithm.name] = algorithm.control(compressed)
     if plan.state is None:
         agree(model)
     layout_states = {name: layout.to_state() for name, layout in plan.layouts.items()}
     actions = _actions(model, plan.config)
-    controller = CompressionController(model, children, layout_states, actions)
+    ordered = [children[algorithm.name] for algorithm in plan.chosen]
+    controller = CompressionController(model, ordered, layout_states, actions)
     if plan.state is not None and "ctrl_state" in plan.state:
         controller.load_state(plan.state["ctrl_state"])
     return controller

@@ -26,6 +26,7 @@ from nncf.torch.distributed import agree as agree
 from nncf.torch.distributed import from_main as from_main
 from nncf.torch.distributed import is_main_process as is_main_process
 from nncf.torch.distributed import together as together
+from nncf.torch.intercept import compression_of
 from nncf.torch.statistics import RangeCollector
 from nncf.torch.structure import tensors_in
 from nncf.torch.teacher import make_teacher as make_teacher
@@ -122,10 +123,11 @@ def _observe(
 ) -> None:
     """Run the model and let the collectors see what passes their quantizers."""
     bad: list[str] = []
-    before = {name: quantizer.observer for name, quantizer in quantizers.items()}
+    watched = {**_others(model), **quantizers}
+    before = {name: quantizer.observer for name, quantizer in watched.items()}
     needed = [c.calibration.samples for c in collectors.values() if not c.calibration.weight]
     try:
-        for name, quantizer in quantizers.items():
+        for name, quantizer in watched.items():
             if name in collectors:
                 quantizer.observer = _observer(name, collectors[name], bad)
             elif not quantizer.initialized:  # its range fits nothing and would spoil what follows
@@ -142,7 +144,14 @@ def _observe(
                     raise DataError(_not_finite(bad[0], batch))
     finally:
         for name, observer in before.items():
-            quantizers[name].observer = observer
+            watched[name].observer = observer
+
+
+def _others(model: nn.Module) -> dict[str, Any]:
+    """Return what can look away of the model's CompressionOps, those of other algorithms too."""
+    compression = compression_of(model)
+    ops = {} if compression is None else compression.ops
+    return {name: op for name, op in ops.items() if hasattr(op, "observer")}
 
 
 def _observer(name: str, collector: RangeCollector, bad: list[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from nncf.algorithms.const_sparsity.controller import ConstSparsityController
 from nncf.algorithms.const_sparsity.options import ConstSparsityOptions
-from nncf.algorithms.sparsity_placement import find_weights, parameter_names
+from nncf.algorithms.weight_placement import find_weights, parameter_names
 from nncf.compression.algorithm import Algorithm, Compressed
 from nncf.compression.layout import PRIORITY_SPARSITY, Insert, Layout
 from nncf.graph.graph import Graph
@@ -36,6 +36,7 @@ class ConstSparsityAlgorithm(Algorithm):
     """Masks of the weights that are zero when training starts; frozen layers may have them."""
 
     name: ClassVar[str] = "const_sparsity"
+    changes_values: ClassVar[bool] = True
     options: ConstSparsityOptions
 
     def plan(self, graph: Graph) -> Layout:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from nncf.algorithms import sparsity_statistics
 from nncf.algorithms.sparsity_controller import model_statistics
-from nncf.algorithms.sparsity_placement import parameter_names
 from nncf.algorithms.sparsity_statistics import SparsifiedModelStatistics
+from nncf.algorithms.weight_placement import parameter_names
 from nncf.compression.algorithm import Compressed
 from nncf.compression.controller import Controller
 from nncf.compression.stage import CompressionStage

@@ -14,9 +14,8 @@ import numpy as np
 
 from nncf.compression.channel_map import Kept, count
 from nncf.graph.channels import Channels, Ids
-from nncf.graph.graph import Graph, Operation, Parameter
-
-_COUNTED = frozenset(["convolution", "depthwise_convolution", "transposed_convolution", "linear"])
+from nncf.graph.graph import Graph, Parameter
+from nncf.graph.multiplications import counted_operations, positions, samples_in
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,14 @@ class CostModel:
     ) -> None:
         axes = channels.tensor_axes()
         self._tensors = [(shape, list(axes.get(name, {}).items())) for name, shape in sizes.items()]
-        batch = _batch(graph)
+        samples = samples_in(graph)
         self._operations = [
             (
-                _positions(operation) / batch,
+                positions(operation) / samples,
                 operation.parameters[0],
                 _units_along(operation.parameters[0], axes),
             )
-            for operation in graph.operations(*_COUNTED)
-            if operation.parameters and operation.attributes.get("output_shapes")
+            for operation in counted_operations(graph)
         ]
         self._filters = [
             channels.units_of(producer.ids)
@@ -55,8 +53,8 @@ class CostModel:
     def cost(self, kept: Kept) -> Cost:
         """Return what is left when only ``kept`` units are."""
         flops = 2.0 * sum(
-            positions * _size(parameter.shape, list(axes.items()), kept)
-            for positions, parameter, axes in self._operations
+            times * _size(parameter.shape, list(axes.items()), kept)
+            for times, parameter, axes in self._operations
         )
         parameters = sum(int(_size(shape, axes, kept)) for shape, axes in self._tensors)
         return Cost(flops, parameters, sum(count(units, kept) for units in self._filters))
@@ -73,23 +71,3 @@ def _size(shape: tuple[int, ...], axes: list[tuple[int, Ids]], kept: Kept) -> fl
     for axis, units in axes:
         lengths[axis] = count(units, kept)
     return float(np.prod(lengths, dtype=float))
-
-
-def _positions(operation: Operation) -> float:
-    """Return how often the whole weight is applied: at every output position."""
-    shape = operation.attributes["output_shapes"][0]
-    if operation.kind.name == "linear":
-        return float(np.prod(shape[:-1], dtype=float))
-    rank = len(operation.attributes["kernel_size"])
-    if operation.kind.name == "transposed_convolution":
-        shape = operation.attributes["input_shapes"][0]
-    leading = shape[: len(shape) - rank - 1]
-    return float(np.prod((*leading, *shape[len(shape) - rank :]), dtype=float))
-
-
-def _batch(graph: Graph) -> int:
-    """Return how many samples the graph was captured with: the first axis of the first input."""
-    for operation in graph.operations("input"):
-        for edge in graph.outputs_of(operation.key):
-            return edge.shape[0] if edge.shape else 1
-    return 1

@@ -11,7 +11,7 @@ from nncf.algorithms.magnitude_sparsity.controller import MagnitudeSparsityContr
 from nncf.algorithms.magnitude_sparsity.levels import matched_overrides
 from nncf.algorithms.magnitude_sparsity.mask import MagnitudeMask, to_insert
 from nncf.algorithms.magnitude_sparsity.options import MagnitudeSparsityOptions
-from nncf.algorithms.sparsity_placement import find_weights, refuse_frozen
+from nncf.algorithms.weight_placement import find_weights, refuse_frozen
 from nncf.compression.algorithm import Algorithm, Compressed
 from nncf.compression.layout import Insert, Layout
 from nncf.graph.graph import Graph
@@ -23,6 +23,7 @@ class MagnitudeSparsityAlgorithm(Algorithm):
     """Masks that drop the smallest weights, by a schedule (Zhu and Gupta 2017)."""
 
     name: ClassVar[str] = "magnitude_sparsity"
+    changes_values: ClassVar[bool] = True
     options: MagnitudeSparsityOptions
 
     def __init__(self, options: MagnitudeSparsityOptions, root: Any) -> None:

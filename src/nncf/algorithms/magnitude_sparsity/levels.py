@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nncf.algorithms.magnitude_sparsity.options import LevelOverride, MagnitudeSparsityOptions
-from nncf.algorithms.sparsity_placement import inserts_at
+from nncf.algorithms.weight_placement import inserts_at
 from nncf.compression.layout import Layout
 from nncf.errors import ConfigError
 from nncf.graph.graph import Graph

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from nncf.algorithms.magnitude_sparsity.options import numbers
-from nncf.algorithms.sparsity_placement import SparseWeight
+from nncf.algorithms.weight_placement import PlacedWeight
 from nncf.compression.layout import PRIORITY_SPARSITY, Insert, Skip
 from nncf.graph.graph import Operation, Parameter
 
@@ -36,7 +36,7 @@ class MagnitudeMask:
         return f"{self.pattern} mask along axis {self.axis}" if self.pattern else "mask"
 
 
-def to_insert(weight: SparseWeight, pattern: str | None) -> Insert | list[Skip]:
+def to_insert(weight: PlacedWeight, pattern: str | None) -> Insert | list[Skip]:
     """Return the Insert of a weight, or why the pattern cannot be applied to it."""
     mask = MagnitudeMask()
     if pattern is not None:

@@ -26,6 +26,7 @@ class QuantizationAlgorithm(Algorithm):
     """Uniform quantization-aware training with learned ranges (Jacob et al. 2018, Esser 2020)."""
 
     name: ClassVar[str] = "quantization"
+    changes_values: ClassVar[bool] = True
     options: QuantizationOptions
 
     def __init__(self, options: QuantizationOptions, root: Any) -> None:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The controller of quantization, and the schedule that switches quantizers on by stage."""
+"""The controller of quantization: it switches quantizers, finds their ranges, counts them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nncf.algorithms.quantization.options import QuantizationOptions, StagedOptions
+from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.statistics import QuantizationStatistics, collect
+from nncf.algorithms.staged_schedule import StagedScheduler
 from nncf.compression.controller import Controller
 from nncf.compression.layout import Layout
-from nncf.compression.schedules import Scheduler
 from nncf.compression.stage import CompressionStage
 from nncf.compression.statistics import Statistics
 from nncf.graph.graph import Graph
@@ -44,16 +44,22 @@ class QuantizationController(Controller):
             self.scheduler = StagedScheduler(self, options.params)
 
     def enable_weight_quantization(self) -> None:
-        self.switch(self.weight_quantizers, True)
+        self.switch_weights(True)
 
     def disable_weight_quantization(self) -> None:
-        self.switch(self.weight_quantizers, False)
+        self.switch_weights(False)
 
     def enable_activation_quantization(self) -> None:
-        self.switch(self.non_weight_quantizers, True)
+        self.switch_activations(True)
 
     def disable_activation_quantization(self) -> None:
-        self.switch(self.non_weight_quantizers, False)
+        self.switch_activations(False)
+
+    def switch_weights(self, enabled: bool) -> None:
+        self.switch(self.weight_quantizers, enabled)
+
+    def switch_activations(self, enabled: bool) -> None:
+        self.switch(self.non_weight_quantizers, enabled)
 
     def switch(self, quantizers: Mapping[str, Any], enabled: bool) -> None:
         """Switch quantizers on or off; those without a range, because no data came, stay off."""
@@ -84,41 +90,3 @@ class QuantizationController(Controller):
         signs = {name: bool(q.is_signed) for name, q in self.all_quantizations.items()}
         enabled = {name: bool(q.enabled) for name, q in self.all_quantizations.items()}
         return collect(self.layout, self._graph, signs, enabled)
-
-
-class StagedScheduler(Scheduler):
-    """Keeps weights and activations in floating point until their start epochs.
-
-    When an epoch switches quantizers on, ranges are found anew, since training has moved them.
-    """
-
-    def __init__(self, controller: QuantizationController, options: StagedOptions) -> None:
-        super().__init__()
-        self._controller = controller
-        self.weights_start = options.weights_quant_start_epoch
-        self.activations_start = options.activations_quant_start_epoch
-        self._apply(max(self.current_epoch, 0))
-
-    def epoch_step(self, next_epoch: int | None = None) -> None:
-        before = self._enabled()
-        super().epoch_step(next_epoch)
-        self._apply(self.current_epoch)
-        newly_on = any(now and not then for now, then in zip(self._enabled(), before, strict=True))
-        if newly_on:
-            self._controller.init_range()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._apply(max(self.current_epoch, 0))
-
-    def _enabled(self) -> tuple[bool, bool]:
-        epoch = max(self.current_epoch, 0)
-        return epoch >= self.weights_start, epoch >= self.activations_start
-
-    def _apply(self, epoch: int) -> None:
-        controller = self._controller
-        controller.switch(controller.weight_quantizers, epoch >= self.weights_start)
-        controller.switch(controller.non_weight_quantizers, epoch >= self.activations_start)
-
-    def compression_stage(self) -> CompressionStage:
-        return CompressionStage(sum(self._enabled()))

@@ -314,5 +314,6 @@ def _skipped(roles: Roles, found: Propagation, inserts: Sequence[Insert]) -> lis
             continue
         follows = roles.is_member(key) or roles.trait(key).behaviour == "passes"
         where = f"{key}|INPUT0" if only_weight else key
-        skips.append(Skip(where, reason, in_float=operation.unreached is not None or not follows))
+        stays = operation.unreached is not None or not (follows or operation.claimed_by)
+        skips.append(Skip(where, reason, in_float=stays))
     return skips

@@ -34,6 +34,8 @@ class Selection:
             return "not among the target_scopes"
         if "quantization" in operation.ignored_algorithms:
             return "its module is registered as ignored by quantization"
+        if operation.claimed_by:
+            return f"left to {operation.claimed_by}"
         return None
 
 

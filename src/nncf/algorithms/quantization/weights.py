@@ -53,7 +53,7 @@ def find_weights(
             point = Point(operation.key, "weight", parameter.port)
             excuse = _excuse(roles, operation)
             if excuse is not None:
-                skips.append(Skip(str(point), excuse))
+                skips.append(Skip(str(point), excuse, in_float=not operation.claimed_by))
                 continue
             schemes, group = embeddings.get(operation.key) or (None, None)
             schemes = schemes or offered(roles, operation, parameter)

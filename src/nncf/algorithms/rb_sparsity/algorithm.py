@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from nncf.algorithms.rb_sparsity import RBSparsityOptions
 from nncf.algorithms.rb_sparsity.controller import RBSparsityController
 from nncf.algorithms.rb_sparsity.mask import LearnedMask
-from nncf.algorithms.sparsity_placement import find_weights, refuse_frozen
+from nncf.algorithms.weight_placement import find_weights, refuse_frozen
 from nncf.compression.algorithm import Algorithm, Compressed
 from nncf.compression.layout import PRIORITY_SPARSITY, Insert, Layout
 from nncf.graph.graph import Graph
@@ -22,6 +22,7 @@ class RBSparsityAlgorithm(Algorithm):
     """Masks that training itself learns, pulled to a level by a loss (after Louizos 2018)."""
 
     name: ClassVar[str] = "rb_sparsity"
+    changes_values: ClassVar[bool] = True
     options: RBSparsityOptions
 
     def plan(self, graph: Graph) -> Layout:

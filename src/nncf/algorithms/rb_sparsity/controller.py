@@ -18,8 +18,8 @@ from nncf.algorithms.sparsity_controller import (
     mean_level,
     model_statistics,
 )
-from nncf.algorithms.sparsity_placement import parameter_names
 from nncf.algorithms.sparsity_schedulers import make_scheduler
+from nncf.algorithms.weight_placement import parameter_names
 from nncf.compression.algorithm import Compressed
 from nncf.compression.statistics import Statistics
 from nncf.errors import ConfigError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which weights the sparsity algorithms mask: one mask per parameter, however many use it."""
+"""Which weights an algorithm compresses by scopes: each parameter once, however many use it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nncf.graph.scopes import Scopes
 
 
 @dataclass(frozen=True)
-class SparseWeight:
-    """A parameter to be masked, and the points where operations read it."""
+class PlacedWeight:
+    """A parameter to be compressed, and the points where operations read it."""
 
     parameter: Parameter
     operations: tuple[Operation, ...]
@@ -31,14 +31,14 @@ class SparseWeight:
 
 def find_weights(
     graph: Graph, algorithm: str, options: Any, root: Any
-) -> tuple[list[SparseWeight], list[Skip]]:
-    """Return the weights that an algorithm masks, and those it leaves alone with the reason.
+) -> tuple[list[PlacedWeight], list[Skip]]:
+    """Return the weights that an algorithm takes, and those it leaves alone with the reason.
 
     ``options`` and ``root`` are the algorithm's and the whole configuration's, both with scopes.
     Raises ScopeNotFound.
     """
     excuse = _Excuses(graph, algorithm, options, root)
-    found: dict[str, SparseWeight] = {}
+    found: dict[str, PlacedWeight] = {}
     skips: list[Skip] = []
     for operation in graph.operations():
         for parameter in operation.weights:
@@ -47,8 +47,8 @@ def find_weights(
             if reason is not None:
                 skips.append(Skip(str(point), reason))
                 continue
-            before = found.get(parameter.name, SparseWeight(parameter, (), ()))
-            found[parameter.name] = SparseWeight(
+            before = found.get(parameter.name, PlacedWeight(parameter, (), ()))
+            found[parameter.name] = PlacedWeight(
                 before.parameter, (*before.operations, operation), (*before.points, point)
             )
     return list(found.values()), skips
@@ -83,25 +83,25 @@ class _Excuses:
             return f"its module is registered as ignored by {self._algorithm}"
         if not parameter.direct:
             return (
-                f"its weight is computed from {parameter.name} in the forward; only weights that "
-                "are parameters themselves get a mask"
+                f"its weight is computed from {parameter.name} in the forward; {self._algorithm} "
+                "takes only weights that are parameters themselves"
             )
         return None
 
 
-def refuse_frozen(weights: Iterable[SparseWeight], algorithm: str) -> None:
-    """Raise ModelError when a weight to be masked does not train: the rest could not adapt."""
+def refuse_frozen(weights: Iterable[PlacedWeight], algorithm: str) -> None:
+    """Raise ModelError when a weight does not train: it could not adapt to its compression."""
     frozen = [item.parameter.name for item in weights if not item.parameter.trainable]
     if frozen:
         raise ModelError(
-            f"{algorithm} cannot make weights sparse that are frozen (requires_grad is false), "
-            f"since they could not adapt to it: {', '.join(frozen)}. Please unfreeze them or put "
-            'their layers into "ignored_scopes".'
+            f"{algorithm} cannot compress weights that are frozen (requires_grad is false), since "
+            f"they could not adapt to it: {', '.join(frozen)}. Please unfreeze them or put their "
+            'layers into "ignored_scopes".'
         )
 
 
 def parameter_names(layout: Layout, graph: Graph) -> Mapping[str, str]:
-    """Return the name of the masked parameter by Insert name."""
+    """Return the name of the parameter by Insert name."""
     found = {}
     for insert in layout:
         point = insert.points[0]
