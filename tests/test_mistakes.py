@@ -62,10 +62,13 @@ COMPRESSING: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         nncf.ExportError,
         "a folder that you may write to",
     ),
-    "not yet": (
-        lambda: config([BATCH], compression={"algorithm": "binarization"}),
+    "contradiction": (
+        lambda: config(
+            [BATCH],
+            compression=[{"algorithm": "binarization"}, {"algorithm": "magnitude_sparsity"}],
+        ),
         nncf.ConfigError,
-        "cannot be trained with yet",
+        r'both act on the weights of "Sequential/Conv2d\[0\]/conv2d_0".* ignored_scopes',
     ),
 }
 

@@ -42,6 +42,7 @@ class Case:
 
 
 DENSE = tuple(name for name in EXAMPLES if name != "sparse")
+CONVOLUTIONAL = ("residual", "shared", "named")
 GROWING = {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 3}
 # The factor lets the one step of ``trained`` drop some weights and not others.
 LEARNED = {"compression_lr_multiplier": 2e5, "params": {**GROWING, "sparsity_target": 0.05}}
@@ -181,6 +182,27 @@ CASES = (
         after=({"algorithm": "quantization"},),
     ),
     Case("rb", "rb_sparsity", "torch", LEARNED, DENSE, (0, 1, 2), reads_data=False),
+    Case("xnor", "binarization", "torch", {}, CONVOLUTIONAL, (2, 2, 2)),
+    Case(
+        "dorefa, staged",
+        "binarization",
+        "torch",
+        {
+            "mode": "dorefa",
+            "params": {"activations_quant_start_epoch": 1, "weights_quant_start_epoch": 2},
+        },
+        ("residual", "shared"),
+        (0, 1, 2),
+    ),
+    Case(
+        "xnor and int8",
+        "binarization",
+        "torch",
+        {"ignored_scopes": ["{re}\\[stem\\]"]},
+        ("residual", "shared"),
+        (2, 2, 2),
+        after=({"algorithm": "quantization"},),
+    ),
     Case(
         "rb and int8",
         "rb_sparsity",

@@ -33,8 +33,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "params": {"pruning_target": 0.5, "pruning_steps": 2, "channel_multiple": 2,
                    "prune_first_conv": True},
     },
+    "binary": {"algorithm": "binarization", "ignored_scopes": ["{re}stem"]},
     "teacher": {"algorithm": "knowledge_distillation", "type": "softmax"},
 }  # fmt: skip
+BESIDE_BINARY = {"target_scopes": ["{re}(stem|head)"]}
 SPARSITIES = ("magnitude", "rb", "const")
 TOGETHER = [
     *[("int8", name) for name in ("magnitude", "rb", "const", "pruning", "teacher")],
@@ -43,6 +45,10 @@ TOGETHER = [
     *[("pruning", name, "int8") for name in (*SPARSITIES, "teacher")],
     *[(name, "int8", "teacher") for name in SPARSITIES],
     ("pruning", "magnitude", "int8", "teacher"),
+    *[("binary", name) for name in ("int8", "pruning", "teacher", *SPARSITIES)],
+    *[(*names, "binary") for names in (("int8",), ("pruning", "int8"), ("int8", "teacher"))],
+    *[(name, "binary", "int8") for name in SPARSITIES],
+    ("pruning", "binary", "int8", "teacher"),
 ]
 together = pytest.mark.parametrize("names", TOGETHER, ids=["+".join(names) for names in TOGETHER])
 
@@ -53,11 +59,17 @@ def fresh(names: tuple[str, ...]) -> nn.Module:
     if "const" in names:
         with torch.no_grad():
             model.inner.weight[:, ::2] = 0
+            model.head.weight[:, ::2] = 0
+            model.stem.weight[:4] = 0
     return model
 
 
 def compress(names: tuple[str, ...], state: Any = None) -> tuple[Any, nn.Module]:
-    text = {"input_info": EXAMPLE.input_info, "compression": [SECTIONS[name] for name in names]}
+    sections = [
+        SECTIONS[name] | (BESIDE_BINARY if "binary" in names and name in SPARSITIES else {})
+        for name in names
+    ]
+    text = {"input_info": EXAMPLE.input_info, "compression": sections}
     config = nncf.register_default_init_args(nncf.NNCFConfig.from_dict(text), Batches(EXAMPLE))
     found: tuple[Any, nn.Module] = nncf.create_compressed_model(
         fresh(names), config, compression_state=state, dump_graphs=False
@@ -115,7 +127,7 @@ def test_strips_and_exports(names: tuple[str, ...], tmp_path: Path) -> None:
     left = sum(p.numel() for p in stripped.parameters())
     zeros = sum(int((p == 0).sum()) for p in stripped.parameters() if p.dim() > 1)
     assert (left < original) == ("pruning" in names)
-    assert "int8" in names or not hasattr(stripped, "compression")
+    assert {"int8", "binary"} & set(names) or not hasattr(stripped, "compression")
     assert zeros > 20 or not set(names) & set(SPARSITIES)
     pytest.importorskip("onnxruntime")
     report = controller.export_model(str(tmp_path / "model.onnx"))  # raises where it differs

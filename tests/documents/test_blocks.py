@@ -101,13 +101,17 @@ SCHEMES = {
     "sparse_int8.json": {"8-bit symmetric"},
     "sparsity_rb_int8.json": {"8-bit symmetric"},
     "pruning_int8.json": {"8-bit symmetric"},
+    "binary_dorefa_int8.json": {"8-bit symmetric"},
 }
 CHANNELS = {"channels masked along axis 0", "channels masked along axis 1"}
 CHANNELS |= {"channels masked along axes 0, 1"}
+LEARNED_BIT = "1 bit, learned scale, threshold per channel"
 MASKS = {
     "filter_pruning.json": CHANNELS,
     "pruning_int8.json": CHANNELS,
     "sparsity_70.json": {"mask"},
+    "binary_xnor.json": {"1 bit, mean magnitude per channel", LEARNED_BIT},
+    "binary_dorefa_int8.json": {"1 bit, mean magnitude per tensor", LEARNED_BIT},
     "sparse_int8.json": {"constant mask"},
     "sparsity_rb_int8.json": {"learned mask"},
     "sparsity_2_of_4_int8.json": {"2:4 mask along axis 1"},

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Protocol
 
 from nncf.graph.address import Point
 
-# Order of CompressionOps that meet at one point: masks run before quantizers.
+# Order of CompressionOps that meet at one point: masks run before quantizers, and after binarizers,
+# which know no zero.
+PRIORITY_BINARIZATION = 1
 PRIORITY_PRUNING = 2
 PRIORITY_SPARSITY = 3
 PRIORITY_QUANTIZATION = 11

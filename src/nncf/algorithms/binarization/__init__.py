@@ -21,11 +21,13 @@ When to use it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from nncf.algorithms.initializer_options import InitializerOptions
 from nncf.algorithms.sparsity_options import TORCH, ScopeOptions
 from nncf.algorithms.staged_options import StagedSection
+from nncf.option_messages import Problem
 from nncf.options import NonNegative, option
 
 
@@ -52,3 +54,17 @@ class BinarizationOptions(ScopeOptions):
         "the top level.",
         backends=TORCH,
     )
+
+    def rules(self) -> Iterator[Problem]:
+        if isinstance(self.initializer.range, tuple):
+            yield Problem(
+                ("initializer", "range"),
+                ": expected one object, found a list. All binarized layers find their scale alike.",
+            )
+
+    def remarks(self) -> Iterator[Problem]:
+        if self.initializer.precision is not None:
+            yield Problem(
+                ("initializer", "precision"),
+                " has no effect: what is binarized has one bit. Remove the section.",
+            )
