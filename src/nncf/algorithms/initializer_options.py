@@ -28,7 +28,13 @@ from nncf.options import (
 TORCH = ("torch",)
 Percent = Annotated[float, Field(ge=0, le=100), NUMERIC]
 RangeType = Literal[
-    "mixed_min_max", "min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile"
+    "mixed_min_max",
+    "min_max",
+    "mean_min_max",
+    "threesigma",
+    "percentile",
+    "mean_percentile",
+    "least_error",
 ]
 
 
@@ -53,15 +59,17 @@ class RangeOptions(Options):
     num_init_samples: Count = option(
         256, "Samples over which statistics are collected; 0 switches the initialisation off."
     )
-    type: RangeType = option(
-        "mixed_min_max",
+    type: RangeType | None = option(
+        None,
         "Which statistic: extremes (over all samples, averaged over samples or batches, or a mix "
-        "that suits each tensor), median ± 3 robust standard deviations, or percentiles.",
+        "that suits each tensor), median ± 3 robust standard deviations, percentiles, or the range "
+        'with the least squared rounding error. Unset: "least_error" for fewer than 8 bits, '
+        '"mixed_min_max" for 8.',
     )
     params: PercentileOptions = option(PercentileOptions(), "Settings of the percentile types.")
 
     def remarks(self) -> Iterator[Problem]:
-        if "percentile" not in self.type:
+        if "percentile" not in (self.type or ""):
             yield from self.no_effect(("params",), 'type "percentile" or "mean_percentile"')
 
 

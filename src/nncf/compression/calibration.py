@@ -12,17 +12,31 @@ class Recipe:
     """How values become the two ends of a range.
 
     The ends are computed over each ``per`` ("all": every value seen): the smallest and the
-    largest value, two percentiles, or median ± three robust standard deviations. The ends of
-    several samples or batches are averaged, or else the lowest and the highest is taken. With
-    ``absolute_high`` the upper extreme is that of |x|.
+    largest value, two percentiles, median ± three robust standard deviations, or where rounding
+    to ``grid`` has the least squared error. The ends of several samples or batches are averaged,
+    or else the lowest and the highest is taken. With ``absolute_high`` the upper extreme is that
+    of |x|.
     """
 
-    ends: Literal["extremes", "percentiles", "three_sigma"] = "extremes"
+    ends: Literal["extremes", "percentiles", "three_sigma", "least_error"] = "extremes"
     per: Literal["sample", "batch", "all"] = "batch"
     average_low: bool = False
     average_high: bool = False
     absolute_high: bool = False
     percentiles: tuple[float, float] = (0.1, 99.9)
+    grid: RoundingGrid | None = None
+
+
+@dataclass(frozen=True)
+class RoundingGrid:
+    """The integer grid whose error a range is to make small.
+
+    ``unsigned`` and ``signed`` are the ends of the grid for values of one sign and of both; None
+    where the grid has no such form. Without a ``signed`` form both ends of the range move.
+    """
+
+    unsigned: tuple[int, int] | None
+    signed: tuple[int, int] | None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from nncf.torch.reference_kernels import (
     BELOW_GAIN,
     ERROR_GAIN,
     HIGH,
+    HIGHEST,
     LOW,
     LOW_GAIN,
     LOWEST,
@@ -44,7 +45,9 @@ from nncf.torch.reference_kernels import (
 )
 
 __all__ = [
+    "ERROR_GAIN",
     "HIGH",
+    "HIGHEST",
     "LOW",
     "LOWEST",
     "STEP",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nncf.compression.calibration import Calibration
+from nncf.torch.rounding_error import VALUES, least_error
 
 MEDIAN_DEVIATIONS_PER_SIGMA = 1.4826230
 """The standard deviation of a normal distribution whose median absolute deviation is 1."""
@@ -87,6 +88,8 @@ class Ends:
         self.capacity = capacity
         self.low = Mean() if self.recipe.average_low else Extreme(torch.minimum)
         self.high = Mean() if self.recipe.average_high else Extreme(torch.maximum)
+        if self.recipe.grid is not None:
+            capacity = min(capacity, VALUES)
         self.values = Reservoir(capacity) if self.recipe.per == "all" else None
 
     def update(self, tensor: Tensor, samples: int) -> bool:
@@ -119,7 +122,9 @@ class Ends:
         low, high = self.low.result(), self.high.result()
         if self.values is not None:
             rows = self.values.result()
-            if self.recipe.ends == "three_sigma":
+            if self.recipe.grid is not None:
+                low, high = least_error(rows, self.recipe.grid, low, high)
+            elif self.recipe.ends == "three_sigma":
                 low, high = three_sigma(rows, low, high)
             else:
                 low, high = percentiles(rows, self.recipe.percentiles)

@@ -62,9 +62,7 @@ class QuantizationAlgorithm(Algorithm):
         multiplier = self.options.compression_lr_multiplier
         if multiplier is None:
             multiplier = self.root.compression_lr_multiplier
-        inserts = [
-            replace(insert, op=replace(insert.op, lr_multiplier=multiplier)) for insert in layout
-        ]
+        inserts = [replace(insert, op=_learning(insert.op, multiplier)) for insert in layout]
         return Layout(inserts, layout.skipped)
 
     @staticmethod
@@ -104,3 +102,9 @@ class QuantizationAlgorithm(Algorithm):
         return QuantizationController(
             compressed.ops, compressed.layout, self.options, compressed.graph, initialize_ranges
         )
+
+
+def _learning(scheme: Scheme, multiplier: float | None) -> Scheme:
+    """Return the scheme with the pace at which its range learns."""
+    scaled = scheme.bits < 8 and not scheme.logarithm_scale
+    return replace(scheme, lr_multiplier=multiplier, scaled_gradient=scaled)

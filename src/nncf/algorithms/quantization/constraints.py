@@ -107,8 +107,13 @@ def _allowed(offered: Schemes, wanted: tuple[tuple[str, Any], ...]) -> Schemes:
     return tuple(found)
 
 
-def read_constraints(group: str, options: Any, hardware: Hardware, scopes: Scopes) -> Constraints:
+def read_constraints(
+    group: str, options: Any, hardware: Hardware, scopes: Scopes, *, ends: frozenset[str]
+) -> Constraints:
     """Return the constraints that quantization ``options`` put on ``group``.
+
+    ``ends`` are the first and the last layers: where the group asks for few bits, these keep
+    ``first_and_last_bits``, but for what ``scope_overrides`` says.
 
     Raises ConfigError for a preset on a device without presets, ScopeNotFound for a scope in
     ``scope_overrides`` that matches nothing.
@@ -125,7 +130,7 @@ def read_constraints(group: str, options: Any, hardware: Hardware, scopes: Scope
         group=group,
         hardware=hardware,
         wanted={name: value for name, value in wanted.items() if value is not None},
-        overrides=_read_overrides(group, options, scopes),
+        overrides=_read_overrides(group, options, scopes, _ends(wanted["bits"], options, ends)),
         fixed=fixed,
     )
 
@@ -142,11 +147,21 @@ def _preset_mode(group: str, options: Any, hardware: Hardware) -> str | None:
     return "asymmetric" if preset == "mixed" and group == "activations" else "symmetric"
 
 
-def _read_overrides(group: str, options: Any, scopes: Scopes) -> dict[str, dict[str, Any]]:
+def _ends(bits: int | None, options: Any, ends: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """Return the bits that the first and last layers keep where the others have fewer."""
+    least = getattr(options, "first_and_last_bits", None)
+    if bits is None or least is None or bits >= least:
+        return {}
+    return {key: {"bits": least} for key in sorted(ends)}
+
+
+def _read_overrides(
+    group: str, options: Any, scopes: Scopes, found: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Add to ``found`` what ``scope_overrides`` says of single operations, which wins."""
     overrides = getattr(options, "scope_overrides", None)
     listed: Mapping[str, Any] = (getattr(overrides, group, None) if overrides else None) or {}
     validate = bool(getattr(options, "validate_scopes", True))
-    found: dict[str, dict[str, Any]] = {}
     for scope, section in listed.items():
         where = f"scope_overrides.{group}"
         settings = {name: written(section, name) for name in _KEYS}

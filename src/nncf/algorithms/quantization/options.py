@@ -150,6 +150,12 @@ class QuantizationOptions(Options):
     scope_overrides: ScopeOverrides = option(
         ScopeOverrides(), "Demands on single operations.", backends=TORCH
     )
+    first_and_last_bits: Bits | None = option(
+        8,
+        "Bits of the weights and inputs of the first and the last layers where `bits` of a group "
+        "asks for fewer; null: they get those as well. `scope_overrides` win.",
+        backends=TORCH,
+    )
     export_to_onnx_standard_ops: Flag | None = option(
         None,
         "true: ONNX files hold QuantizeLinear and DequantizeLinear. false: they hold OpenVINO's "

@@ -14,6 +14,7 @@
 | ``percentile`` | all values | lower percentile | upper percentile |
 | ``mean_percentile`` | each batch | mean of lower percentiles | mean of upper percentiles |
 | ``threesigma`` | all values but zeros | m - 3 s | m + 3 s |
+| ``least_error`` | all values | those with the least mean squared rounding error | |
 
 m is the median, s = 1.4826230 · median(|x - m|), the standard deviation of a normal
 distribution with that median deviation. For symmetric quantizers the largest value is that
@@ -23,10 +24,11 @@ of |x| in the types with ``min_max`` in their name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nncf.algorithms.quantization.scheme import Scheme
-from nncf.compression.calibration import Calibration, Recipe
+from nncf.compression.calibration import Calibration, Recipe, RoundingGrid
 from nncf.compression.layout import Insert
 from nncf.errors import ConfigError
 from nncf.graph.scopes import Scopes
@@ -34,6 +36,10 @@ from nncf.graph.scopes import Scopes
 if TYPE_CHECKING:
     from nncf.algorithms.initializer_options import RangeOptions
     from nncf.algorithms.quantization.options import QuantizationOptions, QuantizerOverride
+
+
+_MANY_BITS = 8
+"""From so many bits on the extremes are as good as the range of the least error."""
 
 
 def calibrations(
@@ -78,18 +84,31 @@ def calibration(
 def recipe(entry: RangeOptions, scheme: Scheme) -> Recipe:
     """Return how the range is computed (the table at the top of this file)."""
     symmetric = scheme.mode == "symmetric"
+    kind = entry.type or ("least_error" if scheme.bits < _MANY_BITS else "mixed_min_max")
     percentiles = (entry.params.min_percentile, entry.params.max_percentile)
-    if entry.type == "threesigma":
-        return Recipe("three_sigma", "all")
-    if entry.type == "percentile":
-        return Recipe("percentiles", "all", percentiles=percentiles)
-    if entry.type == "mean_percentile":
-        return Recipe("percentiles", "batch", True, True, percentiles=percentiles)
-    if entry.type == "mean_min_max":
-        return Recipe("extremes", "batch", True, True, absolute_high=symmetric)
-    if entry.type == "mixed_min_max" and not scheme.weight and not scheme.per_channel:
-        return Recipe("extremes", "sample", not symmetric, True, absolute_high=symmetric)
-    return Recipe("extremes", "batch", absolute_high=symmetric)
+    extremes = Recipe("extremes", "batch", absolute_high=symmetric)
+    by_sample = kind == "mixed_min_max" and not scheme.weight and not scheme.per_channel
+    if by_sample:
+        return replace(extremes, per="sample", average_low=not symmetric, average_high=True)
+    recipes = {
+        "least_error": Recipe("least_error", "all", grid=rounding_grid(scheme)),
+        "threesigma": Recipe("three_sigma", "all"),
+        "percentile": Recipe("percentiles", "all", percentiles=percentiles),
+        "mean_percentile": Recipe("percentiles", "batch", True, True, percentiles=percentiles),
+        "mean_min_max": replace(extremes, average_low=True, average_high=True),
+    }
+    return recipes.get(kind, extremes)
+
+
+def rounding_grid(scheme: Scheme) -> RoundingGrid:
+    """Return the grids that a quantizer may end up with, by the sign of what it sees."""
+    if scheme.mode == "asymmetric":
+        return RoundingGrid(unsigned=scheme.levels(False), signed=None)
+    unsigned, signed = scheme.levels(False), scheme.levels(True)
+    return RoundingGrid(
+        unsigned=None if scheme.signed else unsigned,
+        signed=signed if scheme.signed is not False else unsigned,
+    )
 
 
 class _RangeTable:

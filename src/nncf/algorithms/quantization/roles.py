@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nncf.algorithms.quantization.constraints import Constraints, read_constraints
+from nncf.algorithms.quantization.ends import end_layers
 from nncf.algorithms.quantization.hardware import Hardware
 from nncf.algorithms.quantization.traits import Trait, trait_of
 from nncf.errors import ConfigError
@@ -113,11 +114,12 @@ def assign_roles(
     for key, trait in traits.items():
         if fusion.label(key) is not None:
             traits[key] = _composite_trait(fusion, graph[key], trait)
+    ends = end_layers(graph)
     roles = Roles(
         graph=graph,
         hardware=hardware,
-        activations=read_constraints("activations", options, hardware, scopes),
-        weights=read_constraints("weights", options, hardware, scopes),
+        activations=read_constraints("activations", options, hardware, scopes, ends=ends),
+        weights=read_constraints("weights", options, hardware, scopes, ends=ends),
         activation_selection=reader.read("activations"),
         weight_selection=reader.read("weights"),
         fusion=fusion,

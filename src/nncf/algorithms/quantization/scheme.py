@@ -19,6 +19,8 @@ class Scheme:
     saturating multiply-adds of processors without VNNI cannot overflow. ``narrow_range`` drops
     the lowest level, which makes a signed grid symmetric about zero. ``channel_axis`` is the
     axis along which a per-channel quantizer has one range each, None per tensor.
+    ``scaled_gradient`` lets the range learn at a pace that fits its values, however many there
+    are and whatever the number of bits (``torch.FakeQuantizer.gradient_factor``).
     """
 
     algorithm: ClassVar[str] = "quantization"
@@ -34,6 +36,7 @@ class Scheme:
     logarithm_scale: bool = False
     weight: bool = False
     lr_multiplier: float | None = None
+    scaled_gradient: bool = False
 
     def levels(self, signed: bool) -> tuple[int, int]:
         """Return ``(level_low, level_high)``, the ends of the integer grid.

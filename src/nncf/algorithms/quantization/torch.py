@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch import nn
 
 from nncf.algorithms.quantization.formula import EPSILON
 from nncf.algorithms.quantization.scheme import Scheme
+from nncf.algorithms.torch.native_quantizer import NativeQuantizer
 from nncf.compression.layout import Insert
 from nncf.errors import DataError, ExportError
 from nncf.torch import kernels
-from nncf.torch.kernels import HIGH, LOW, LOWEST, STEP
+from nncf.torch.kernels import ERROR_GAIN, HIGH, HIGHEST, LOW, LOWEST, STEP
 
 SMALLEST = 1e-12  # no range is made smaller: float32 must be able to divide by its step
 NEGLIGIBLE = 2.0**-20  # of the largest channel's range; below, a channel counts as zero
@@ -74,7 +75,22 @@ class FakeQuantizer(nn.Module):
         low = self.input_low if self.scheme.mode == "asymmetric" else None
         with torch.no_grad():
             grid = self._grid()
+            if self.scheme.scaled_gradient:
+                grid[ERROR_GAIN:] *= self.gradient_factor(x, grid)
         return kernels.fake_quantize(x, grid, span=self._span_parameter, low=low, axis=self._axis)
+
+    def gradient_factor(self, x: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+        """Return ``√(q³ / n)``, by which the gradients of the range are multiplied.
+
+        n is the number of values of x that one range is for (in one sample), q the highest code.
+        The step s = scale / q then gets its gradient times 1 / √(n · q), and moves at the same
+        pace relative to its size as the weights do (Esser et al. 2020, arXiv:1902.08153,
+        section 2.2). The plain gradient is a sum over n values: with few bits it is too large.
+        """
+        samples = 1 if self.scheme.weight or x.dim() < 2 else x.shape[0]
+        count = x.numel() / (samples * grid.shape[1])
+        highest = grid[HIGHEST] - (grid[LOWEST] if self.scheme.mode == "asymmetric" else 0)
+        return (highest**3 / max(count, 1)).sqrt()
 
     def _grid(self) -> torch.Tensor:
         """Return the rows of ``kernels.fake_quantize``, float32 [10, channels]."""
@@ -88,10 +104,12 @@ class FakeQuantizer(nn.Module):
         step = high / level_high
         multiplier = self.scheme.lr_multiplier
         gain = gain if multiplier is None else gain * multiplier
+        # the scale is level_high steps; the older gradient takes it for the whole range
+        steps = level_high if self.scheme.scaled_gradient else level_high - level_low
         rows = (
             *(step, 1.0 / step, level_low.expand_as(step), level_high.expand_as(step)),
             *(step * level_low, high),
-            *(gain / (level_high - level_low), gain, gain * (level_low / level_high), gain),
+            *(gain / steps, gain, gain * (level_low / level_high), gain),
         )
         return torch.stack(rows)
 
@@ -291,78 +309,6 @@ class FakeQuantizer(nn.Module):
 
     def _title(self) -> str:
         return f"Quantizer ({self.scheme})"
-
-
-class NativeQuantizer(nn.Module):
-    """A quantizer made of PyTorch's own operators, ready for export; its range is fixed.
-
-    The operators know the grids 0…255 and −128…127 only: x is clamped first for smaller ones.
-    """
-
-    scale: Any  # per channel tensors, per tensor plain numbers
-    zero_point: Any
-    minimum: Any
-    maximum: Any
-
-    def __init__(
-        self,
-        step: torch.Tensor,
-        zero_point: torch.Tensor,
-        *,
-        levels: tuple[int, int],
-        axis: int | None,
-    ) -> None:
-        super().__init__()
-        self.levels = levels
-        self.axis = axis
-        self.code_range = (-128, 127) if levels[0] < 0 else (0, 255)
-        numbers = {
-            "scale": step,
-            "zero_point": zero_point,
-            "minimum": (levels[0] - zero_point) * step,
-            "maximum": (levels[1] - zero_point) * step,
-        }
-        for name, values in numbers.items():
-            if axis is None:  # constants: an exporter writes nothing that computes them
-                setattr(self, name, values.item())
-            else:
-                self.register_buffer(name, values)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x on the grid, computed in float32, in the dtype of x."""
-        if x.dtype != torch.float32:
-            return self.forward(x.float()).to(x.dtype)
-        if self.levels != self.code_range:
-            x = self._clamp(x)
-        if self.axis is None:
-            return torch.fake_quantize_per_tensor_affine(
-                x, self.scale, self.zero_point, *self.code_range
-            )
-        return torch.fake_quantize_per_channel_affine(
-            x, self.scale, self.zero_point, self.axis, *self.code_range
-        )
-
-    def _clamp(self, x: torch.Tensor) -> torch.Tensor:
-        if self.axis is None:
-            return torch.clamp(x, self.minimum, self.maximum)
-        shape = [1] * x.dim()
-        shape[self.axis] = -1
-        return torch.clamp(x, self.minimum.view(shape), self.maximum.view(shape))
-
-    def shorten(self, masks: Mapping[int, torch.Tensor]) -> None:
-        """Follow a tensor that loses indices: by axis, ``masks`` are True for those that stay."""
-        if self.axis in masks:
-            for name, values in list(self.named_buffers()):
-                setattr(self, name, values[masks[self.axis].to(values.device)])
-
-    def code_grid(self) -> tuple[torch.Tensor, torch.Tensor, int | None]:
-        """Return step, lowest code counted from that of zero (both flat), and the channels' axis."""
-        step, zero = (torch.as_tensor(v).reshape(-1) for v in (self.scale, self.zero_point))
-        return step, self.code_range[0] - zero, self.axis
-
-    def extra_repr(self) -> str:
-        grain = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
-        return f"codes {self.levels[0]}…{self.levels[1]} {grain}"
 
 
 def _tuned(
