@@ -46,7 +46,7 @@ class QuantizationAlgorithm(Algorithm):
         if precision is not None and precision.type == "manual":
             layout = given_by_scope(placement, self.options, graph, self.root.target_device)
         placement.check(layout)
-        return self._with_multiplier(layout)
+        return self._with_pace(layout)
 
     def _place(self, graph: Graph) -> Placement:
         return place(
@@ -58,7 +58,7 @@ class QuantizationAlgorithm(Algorithm):
             open_widths=open_widths(self.options),
         )
 
-    def _with_multiplier(self, layout: Layout) -> Layout:
+    def _with_pace(self, layout: Layout) -> Layout:
         multiplier = self.options.compression_lr_multiplier
         if multiplier is None:
             multiplier = self.root.compression_lr_multiplier

@@ -148,9 +148,13 @@ def _preset_mode(group: str, options: Any, hardware: Hardware) -> str | None:
 
 
 def _ends(bits: int | None, options: Any, ends: frozenset[str]) -> dict[str, dict[str, Any]]:
-    """Return the bits that the first and last layers keep where the others have fewer."""
+    """Return the bits that the first and last layers keep where the others have fewer.
+
+    Nothing where each quantizer gets bits of its own (``initializer.precision``).
+    """
     least = getattr(options, "first_and_last_bits", None)
-    if bits is None or least is None or bits >= least:
+    chosen = getattr(getattr(options, "initializer", None), "precision", None) is not None
+    if bits is None or least is None or bits >= least or chosen:
         return {}
     return {key: {"bits": least} for key in sorted(ends)}
 

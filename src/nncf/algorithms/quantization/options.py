@@ -153,7 +153,8 @@ class QuantizationOptions(Options):
     first_and_last_bits: Bits | None = option(
         8,
         "Bits of the weights and inputs of the first and the last layers where `bits` of a group "
-        "asks for fewer; null: they get those as well. `scope_overrides` win.",
+        "asks for fewer; null: they get those as well. `scope_overrides` win. Without effect beside "
+        "`initializer.precision`.",
         backends=TORCH,
     )
     export_to_onnx_standard_ops: Flag | None = option(
