@@ -11,18 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nncf.compression.forms import (
-    DTYPES,
-    FORMS,
-    CodeGrid,
-    Packed,
-    Part,
-    Plain,
-    pack,
-    unpack,
-    word_type,
-)
-from nncf.compression.places import from_bits, from_gaps, to_bits, to_gaps
+from nncf.compression.forms import FORMS, pack, unpack
+from nncf.compression.packed_tensor import DTYPES, CodeGrid, Packed, Part, Plain, word_type
+from nncf.compression.places import from_bits, from_gaps, from_small, to_bits, to_gaps, to_small
 
 INTERESTING = {
     1: [0, 0, 0, 1, 0x80, 0xFF],
@@ -66,21 +57,115 @@ def test_truth_values_take_a_bit(flags):
 @pytest.mark.parametrize("form", ["codes", "bitmask_codes", "gaps_codes"])
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
 @given(data=st.data())
-def test_values_on_a_grid_come_back_from_bytes(form, axis, data):
-    """Code times step comes back to the bit, whatever the steps and the lowest codes are."""
+def test_values_on_a_grid_come_back(form, axis, data):
+    """Code times step comes back to the bit, in as many bits as the codes that occur need."""
     shape = (3, 4, 5)
     count = 1 if axis is None else shape[axis]
     magnitudes = st.floats(2.0**-120, 2.0**60, width=32)
     step = data.draw(arrays.arrays(np.float32, count, elements=magnitudes))
     lowest = data.draw(arrays.arrays(np.int64, count, elements=st.integers(-255, 0)))
     grid = CodeGrid(step, lowest, axis)
-    offsets = data.draw(arrays.arrays(np.int64, shape, elements=st.integers(0, 255)))
+    first, last = sorted(data.draw(st.tuples(st.integers(0, 255), st.integers(0, 255))))
+    offsets = data.draw(arrays.arrays(np.int64, shape, elements=st.integers(first, last)))
     codes = grid.along(lowest, 3) + offsets
     words = (codes.astype(np.float32) * grid.along(step, 3)).reshape(-1).view("<u4")
     packed = FORMS[form].pack(Plain(words, "F32", shape, (grid,)))
     assert unpack(packed, "F32", shape).tobytes() == words.tobytes()
-    kept = 60 if form == "codes" else np.count_nonzero(codes)
-    assert packed.parts["codes"].words.nbytes == kept
+    bits = packed.facts.get("bits", 8)
+    kept = 60 if form == "codes" else np.count_nonzero(codes % 2**bits)
+    assert packed.parts["codes"].words.nbytes == -(-kept * bits // 8)
+    others = tuple(i for i in range(3) if i != axis)
+    span = int((codes.max(axis=others) - codes.min(axis=others)).max())
+    assert max(span.bit_length(), 1) <= bits <= max((int(np.ptp(codes))).bit_length(), 1)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("form", ["codes", "bitmask_codes", "gaps_codes"])
+def test_bytes_of_codes(form, bits):
+    """A weight of b bits takes b bits for each element that is stored, and its steps."""
+    draw = np.random.default_rng(bits)
+    low = -(2 ** (bits - 1))
+    codes = draw.integers(low, low + 2**bits, (16, 100))
+    codes[0, :2] = low, low + 2**bits - 1
+    codes[draw.random(codes.shape) < 0.3] = 0
+    step = draw.uniform(0.1, 1, 16).astype(np.float32)
+    words = (codes * step[:, None]).astype(np.float32).reshape(-1).view("<u4")
+    grid = CodeGrid(step, np.full(16, -128), 0)
+    packed = FORMS[form].pack(Plain(words, "F32", codes.shape, (grid,)))
+    kept = codes.size if form == "codes" else np.count_nonzero(codes)
+    assert packed.parts["codes"].words.nbytes == -(-kept * bits // 8)
+    assert packed.facts.get("bits", 8) == bits
+    assert packed.parts["step"].words.nbytes == 64
+    assert unpack(packed, "F32", codes.shape).tobytes() == words.tobytes()
+
+
+def test_files_of_before_have_eight_bits():
+    """Codes without a number of bits are bytes, from the lowest code given, modulo 256."""
+    grid = {"step": Part(np.array([0.5], np.float32).view("<u4"), "F32")}
+    codes = Part(np.array([0, 127, 128, 255], np.uint8), "I8")
+    packed = Packed("codes", {"codes": codes} | grid, {"lowest": -128})
+    assert unpack(packed, "F32", (4,)).view(np.float32).tolist() == [0, 63.5, -64, -0.5]
+
+
+def test_asymmetric_channels_need_no_more_bits():
+    """Channels whose lowest codes differ are each counted from their own."""
+    draw = np.random.default_rng(0)
+    zero = draw.integers(0, 16, 64)
+    codes = draw.integers(0, 16, (64, 100)) - zero[:, None]
+    words = codes.astype(np.float32).reshape(-1).view("<u4")
+    grid = CodeGrid(np.ones(64, np.float32), -zero, 0)
+    packed = pack("w", Plain(words, "F32", codes.shape, (grid,)))
+    assert (packed.form, packed.facts["bits"]) == ("codes", 4)
+    assert packed.nbytes == 64 * 50 + 64 * (4 + 2)
+    assert unpack(packed, "F32", codes.shape).tobytes() == words.tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 40])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "I64", "U8"])
+def test_a_palette_gives_every_bit_back(channels, count, dtype):
+    """Tensors of few values take the bits of a number each, and a palette, by channel or in all."""
+    draw = np.random.default_rng(count)
+    shape = (channels, 333)
+    palette = draw.integers(0, 255, (channels, count)).astype(word_type(dtype))
+    palette[0, 0] = 1 << (8 * DTYPES[dtype] - 1)
+    words = np.take_along_axis(palette, draw.integers(0, count, shape), 1).reshape(-1)
+    packed = FORMS["palette"].pack(Plain(words, dtype, shape))
+    back = unpack(packed, dtype, shape)
+    assert back.dtype == words.dtype
+    assert back.tobytes() == words.tobytes()
+    bits = packed.facts["bits"]
+    assert 2 ** (bits - 1) < max(count, 2) or "axis" not in packed.facts
+    assert packed.parts["indices"].words.nbytes == -(-channels * 333 * bits // 8)
+
+
+def test_binary_weights_take_a_bit():
+    """A weight with two values in each channel takes a bit each and two values a channel."""
+    draw = np.random.default_rng(0)
+    scale = draw.uniform(0.1, 1, (64, 1)).astype(np.float32)
+    words = np.where(draw.random((64, 288)) < 0.5, -scale, scale).reshape(-1).view("<u4")
+    packed = pack("w", Plain(words, "F32", (64, 288)))
+    assert packed.form == "palette"
+    assert packed.nbytes == 64 * 288 // 8 + 64 * 8
+    assert unpack(packed, "F32", (64, 288)).tobytes() == words.tobytes()
+
+
+def test_many_values_have_no_palette():
+    """With 17 values a palette is refused, also when the first elements are alike."""
+    words = np.zeros(5000, "<u4")
+    words[-17:] = np.arange(17)
+    assert FORMS["palette"].pack(Plain(words, "F32", words.shape)) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 2**20 + 9])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_small_numbers_come_back(bits, count):
+    """Numbers of b bits take b bits each, the first in the lowest bits."""
+    numbers = np.random.default_rng(0).integers(0, 2**bits, count).astype(np.uint8)
+    stored = to_small(numbers, bits)
+    assert stored.size == -(-count * bits // 8)
+    np.testing.assert_array_equal(from_small(stored, bits, count), numbers)
+    assert to_small(np.array([1, 2], np.uint8), 3).tolist() == [0b010001]
 
 
 def on_grid():
@@ -157,19 +242,32 @@ STEP = {"step": Part(np.ones(1, np.float32).view("<u4"), "F32")}
         (
             Packed("bitmask", MASK | {"values": Part(np.ones(3, "<u4"), "F32")}),
             (3,),
-            "the mask of 2 values are stored, and 3",
+            "places of 2 values are stored, and 3",
         ),
         (Packed("bitmask", MASK | TWO), (30,), "mask of 1 bytes is stored, 30 bits"),
         (Packed("bitmask", MASK | TWO), (2,), "beyond the end of a mask"),
         (Packed("gaps", TWO | {"gaps": Part(np.array([0, 2], "u1"), "U8")}), (3,), "beyond the"),
         (Packed("gaps", TWO | {"gaps": Part(np.array([0, 255], "u1"), "U8")}), (3,), "beyond the"),
-        (Packed("gaps", TWO | {"gaps": Part(np.array([2], "u1"), "U8")}), (3,), "gaps of 1 values"),
+        (
+            Packed("gaps", TWO | {"gaps": Part(np.array([2], "u1"), "U8")}),
+            (3,),
+            "places of 1 values",
+        ),
         (Packed("dense", {"": TWO["values"]}), (3,), "2 elements are stored, the shape has 3"),
-        (Packed("codes", {"codes": Part(np.ones(2, "u1"), "U8")} | STEP), (3,), "2 codes"),
+        (
+            Packed("codes", {"codes": Part(np.ones(2, "u1"), "U8")} | STEP),
+            (3,),
+            "2 bytes are stored for 3 numbers of 8 bits",
+        ),
         (
             Packed("codes", {"codes": Part(np.ones(3, "u1"), "U8")} | STEP, {"axis": 1}),
             (3,),
             "1 steps along axis 1 do not fit",
+        ),
+        (
+            Packed("palette", {"indices": Part(np.ones(1, "u1"), "U8")} | TWO, {"bits": 2}),
+            (3,),
+            "a palette of 2 values does not fit 1 of 2 bits",
         ),
     ],
 )

@@ -25,7 +25,7 @@ FILE = "model.safetensors"
 DTYPES = list(packed._DTYPES)
 
 
-def bits(tensor):
+def bits_of(tensor):
     return packed._in_memory(tensor).reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -39,7 +39,7 @@ def checked_round_trip(state):
     for name, tensor in state.items():
         assert loaded[name].dtype == tensor.dtype
         assert loaded[name].shape == tensor.shape
-        assert bits(loaded[name]) == bits(tensor), name
+        assert bits_of(loaded[name]) == bits_of(tensor), name
     return loaded
 
 
@@ -164,7 +164,7 @@ def weights(table):
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("overflow_fix", ["enable", "disable"])
 def test_quantized_weights_are_stored_as_codes(mode, per_channel, overflow_fix):
-    """Weights of a stripped INT8 model take a byte each, and come back to the bit."""
+    """Weights of a stripped INT8 model take 8 bits each, 7 on half of the grid, to the bit."""
     section = {"mode": mode, "per_channel": per_channel}
     controller, _ = compressed_model(
         {"algorithm": "quantization", "weights": section, "overflow_fix": overflow_fix}
@@ -174,22 +174,43 @@ def test_quantized_weights_are_stored_as_codes(mode, per_channel, overflow_fix):
     assert table.total == Path(FILE).stat().st_size
     for row in weights(table).values():
         assert row.form == "codes"
-        assert row.dense / 4 <= row.packed <= row.dense / 4 + 6 * max(row.shape[0], 1)
+        codes = row.dense / 32 * (7 if overflow_fix == "enable" else 8)
+        assert codes <= row.packed <= codes + 6 * max(row.shape[0], 1)
     state = load_packed(FILE)
     for name, tensor in stripped.state_dict().items():
-        assert bits(state[name]) == bits(tensor)
+        assert bits_of(state[name]) == bits_of(tensor)
     stripped.load_state_dict(state)
 
 
-def test_sparse_and_quantized_weights():
-    """Zeros cost a bit and all else a byte when a model is sparse and INT8."""
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("mode", ["symmetric", "asymmetric"])
+def test_weights_of_few_bits_take_as_many(mode, bits):
+    """A weight of b bits takes b bits an element, whatever the zero points, and comes back."""
+    controller, _ = compressed_model(
+        {"algorithm": "quantization", "weights": {"mode": mode, "bits": bits}},
+        target_device="TRIAL",
+    )
+    stripped = controller.strip()
+    table = save_packed(stripped, FILE)
+    for row in weights(table).values():
+        assert row.form in ("codes", "bitmask_codes")  # zeros of 5 and more bits may be worth it
+        assert row.packed <= row.dense / 32 * bits + 6 * row.shape[0] + 1
+    state = load_packed(FILE)
+    for name, tensor in stripped.state_dict().items():
+        assert bits_of(state[name]) == bits_of(tensor)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_sparse_and_quantized_weights(bits):
+    """Zeros cost a bit and all else its bits when a model is sparse and quantized."""
     controller, _ = compressed_model(
         {
             "algorithm": "magnitude_sparsity",
             "sparsity_init": 0.8,
             "params": {"sparsity_target": 0.8, "sparsity_level_setting_mode": "local"},
         },
-        {"algorithm": "quantization"},
+        {"algorithm": "quantization", "weights": {"bits": bits}, "overflow_fix": "disable"},
+        target_device="TRIAL",
     )
     stripped = controller.strip()
     table = save_packed(stripped, FILE)
@@ -197,9 +218,9 @@ def test_sparse_and_quantized_weights():
     for name, row in weights(table).items():
         assert row.form == "bitmask_codes"
         kept, count = int((state[name] != 0).sum()), state[name].numel()
-        assert row.packed == kept + -(-count // 8) + 4 * row.shape[0]
+        assert row.packed <= -(-kept * bits // 8) + -(-count // 8) + 4 * row.shape[0]
     for name, tensor in load_packed(FILE).items():
-        assert bits(tensor) == bits(state[name])
+        assert bits_of(tensor) == bits_of(state[name])
 
 
 def test_a_model_in_training_is_stored_as_it_is(caplog):

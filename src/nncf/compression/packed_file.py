@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nncf.compression.forms import DENSE, DTYPES, FORMS
+from nncf.compression.forms import DENSE, FORMS
+from nncf.compression.packed_tensor import DTYPES
 from nncf.errors import CheckpointError
 
 KEY = "nncf"
@@ -116,7 +117,9 @@ def _is_entry(value: Any) -> bool:
         and _is_shape(value.get("shape"))
         and type(value.get("axis", 0)) is int
         and type(value.get("lowest", 0)) is int
-        and -256 < value.get("lowest", 0) <= 0
+        and -256 < value.get("lowest", 0) < 256
+        and type(value.get("bits", 8)) is int
+        and 1 <= value.get("bits", 8) <= 8
     )
 
 

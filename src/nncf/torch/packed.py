@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nncf.compression.files import replacing
-from nncf.compression.forms import DENSE, CodeGrid, Packed, Part, Plain, Words, entry, pack, unpack
+from nncf.compression.forms import DENSE, entry, pack, unpack
 from nncf.compression.packed_file import (
     KEY,
     Description,
@@ -24,6 +24,7 @@ from nncf.compression.packed_file import (
     separator_for,
     size_table,
 )
+from nncf.compression.packed_tensor import CodeGrid, Packed, Part, Plain, Words
 from nncf.errors import ExportError, MissingDependency, UnsupportedFormat
 from nncf.torch.intercept import compression_of
 
@@ -57,8 +58,8 @@ def save_packed(model: nn.Module | Mapping[str, Any], path: str | Path) -> SizeT
     """Write a model, or its state dict, so that sparse and quantized weights take little space.
 
     Each tensor takes its smallest form: as it is; as a bit for each element and the elements
-    that are not zero; as codes of 8 bits and their steps, where a stripped model says on which
-    grid a weight lies; or as both. Every form gives back every bit, negative zeros and NaN
+    that are not zero; as codes of 1 to 8 bits and their steps, where a stripped model says on
+    which grid a weight lies; as both; or as the numbers of few values. Every form gives back every bit, negative zeros and NaN
     included. Tensors that share their memory are stored once. The file is written as a whole or
     not at all. Strip a compressed model before: its weights are not yet what they will be.
 
