@@ -25,7 +25,7 @@ class Case:
     ``exact_strip`` is False where strip makes sums shorter, which may change their last bits.
     ``before`` and ``after`` are whole sections of other algorithms in one list with it;
     ``reads_data`` is False where creation runs the model over no data, ``adds_state`` where the
-    state dict gets no keys.
+    state dict gets no keys, ``device`` is the configuration's ``target_device``.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Case:
     after: tuple[Mapping[str, Any], ...] = ()
     reads_data: bool = True
     adds_state: bool = True
+    device: str = "ANY"
 
 
 DENSE = tuple(name for name in EXAMPLES if name != "sparse")
@@ -60,6 +61,19 @@ CASES = (
         },
         ("residual", "transformer"),
         (2, 2, 2),
+    ),
+    Case(
+        "mixed widths",
+        "quantization",
+        "torch",
+        {
+            "initializer": {
+                "precision": {"bitwidth_per_scope": [[4, "{re}(conv2d|linear)_0|WEIGHT"]]}
+            }
+        },
+        ("residual", "transformer"),
+        (2, 2, 2),
+        device="TRIAL",
     ),
     Case(
         "staged",
@@ -246,6 +260,7 @@ def config_of(case: Case, example: Example) -> nncf.NNCFConfig:
     sections = [*case.before, section, *case.after]
     text = {
         "input_info": example.input_info,
+        "target_device": case.device,
         "compression": sections if len(sections) > 1 else section,
     }
     return nncf.register_default_init_args(nncf.NNCFConfig.from_dict(text), Batches(example))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 from nncf.cli import main
@@ -96,6 +97,8 @@ SCHEMES = {
     "int8_mixed_preset.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int8_transformer.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int4_weights.json": {"4-bit symmetric", "8-bit symmetric"},
+    "mixed_precision_hawq.json": {"4-bit symmetric", "8-bit symmetric"},
+    "mixed_precision_hawq_staged.json": {"4-bit symmetric", "8-bit symmetric"},
     "mixed_precision_manual_staged.json": {"4-bit symmetric", "8-bit symmetric"},
     "sparsity_2_of_4_int8.json": {"8-bit symmetric"},
     "sparse_int8.json": {"8-bit symmetric"},
@@ -124,7 +127,8 @@ def test_example_configurations_compress_a_model(path: Path) -> None:
     config = NNCFConfig.from_json(path)
     config["log_dir"] = "."
     script = a_training_script(transformer="transformer" in path.name, wide="prun" in path.name)
-    register_default_init_args(config, script["train_loader"])
+    criterion = torch.nn.CrossEntropyLoss()
+    register_default_init_args(config, script["train_loader"], criterion=criterion)
     _, model = create_compressed_model(script["model"], config)
     every = [insert.op for insert in model.compression.layout]
     ops = [op for op in every if op.algorithm == "quantization"]

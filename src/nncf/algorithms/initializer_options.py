@@ -26,6 +26,7 @@ from nncf.options import (
 )
 
 TORCH = ("torch",)
+Widths = Annotated[tuple[Bits, ...], Field(min_length=1)]
 Percent = Annotated[float, Field(ge=0, le=100), NUMERIC]
 RangeType = Literal[
     "mixed_min_max",
@@ -115,12 +116,42 @@ class OverrideInitializer(Options):
     range: RangeOptions | None = option(None, "How the range is found.", backends=TORCH)
 
 
+class BudgetOptions(Options):
+    """What the quantized weights may cost in all, in place of a compression ratio."""
+
+    type: Literal["bytes", "bit_operations", "latency"] = option(
+        ...,
+        "Of what: bytes of quantized weights, multiply-accumulates times bits of weight times bits "
+        "of activation for one sample, or milliseconds from `table`.",
+        backends=TORCH,
+    )
+    value: PositiveNumber = option(..., "How much of it at most.", backends=TORCH)
+    table: Text | None = option(
+        None,
+        'Path of a JSON file with measured latencies: layer → bits → milliseconds. Bits are "4", or '
+        '"4/8" for weights of 4 and activations of 8.',
+        backends=TORCH,
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.type == "latency" and self.table is None:
+            yield Problem(
+                ("table",),
+                ": a latency budget needs measured latencies. Expected the path of a JSON file "
+                '{"layer": {"4": 0.8, "8": 1.1}} measured on the device that is meant: the runtimes '
+                "on this machine have no kernels for fewer than 8 bits, so nothing could be "
+                "measured here.",
+            )
+        if self.type != "latency" and self.table is not None:
+            yield Problem(("table",), ': is read only with "type": "latency". Remove it.')
+
+
 class HawqOptions(Options):
     """Bit widths by sensitivity: layers with a small Hessian trace get few bits."""
 
     type: Literal["hawq"] = option(..., "How bit widths are chosen.", backends=TORCH)
-    bits: tuple[Positive, ...] = option(
-        (2, 4, 8), "Bit widths to choose from (those of the device win).", backends=TORCH
+    bits: Widths = option(
+        (2, 4, 8), "Bit widths to choose from, of those that the device has.", backends=TORCH
     )
     num_data_points: Positive = option(
         100, "Samples for the estimate of the Hessian trace.", backends=TORCH
@@ -132,26 +163,46 @@ class HawqOptions(Options):
         1e-4, "Relative change of the estimate at which it stops.", backends=TORCH
     )
     compression_ratio: PositiveNumber = option(
-        1.5, "Wanted ratio of the INT8 model's bit operations to the mixed model's.", backends=TORCH
+        1.5,
+        "Least ratio of the bit complexity of the INT8 model to that of the mixed one; an operation "
+        "counts with the wider of its weight and its activation.",
+        backends=TORCH,
+    )
+    budget: BudgetOptions | None = option(
+        None, "A limit in place of the compression ratio.", backends=TORCH
     )
     traces_per_layer_path: Text | None = option(
-        None, "File with traces computed earlier.", backends=TORCH
+        None,
+        "File with average traces computed earlier, one for each quantized weight: JSON, as "
+        "`dump_init_precision_data` writes it, or a tensor saved by PyTorch.",
+        backends=TORCH,
     )
     bitwidth_assignment_mode: Literal["strict", "liberal"] = option(
         "liberal",
-        "Whether the quantizers around one layer must share one bit width.",
+        '"strict": weights and activations that meet share one bit width. "liberal": activations '
+        "take the least width of the weights they meet.",
         backends=TORCH,
     )
     dump_init_precision_data: Flag = option(
         False, "Write plots and tables of the choice to the log directory.", backends=TORCH
     )
 
+    def rules(self) -> Iterator[Problem]:
+        if self.budget is not None and self.has("compression_ratio"):
+            yield Problem(
+                ("budget",),
+                ": a budget and a compression_ratio are two limits in one's place. Expected one of "
+                "them: remove the other.",
+            )
+
 
 class AutoqOptions(Options):
     """Bit widths by reinforcement learning: an agent tries policies and is told the accuracy."""
 
     type: Literal["autoq"] = option(..., "How bit widths are chosen.", backends=TORCH)
-    bits: tuple[Positive, ...] = option((2, 4, 8), "Bit widths to choose from.", backends=TORCH)
+    bits: Widths = option(
+        (2, 4, 8), "Bit widths to choose from, of those that the device has.", backends=TORCH
+    )
     iter_number: Count = option(0, "Number of episodes.", backends=TORCH)
     compression_ratio: Fraction = option(
         0.15, "Wanted size of the model as a share of its FP32 size.", backends=TORCH

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +19,8 @@ class Given:
     """The model as it was given, before any algorithm has touched it.
 
     ``forward(model)`` runs a model on the example inputs and returns its outputs; ``config`` is
-    the user's NNCFConfig, ``backend`` the backend's module.
+    the user's NNCFConfig, ``backend`` the backend's module. Inside ``attempt(layout)`` the ops of
+    a layout of this algorithm run in the model, in their first state; afterwards they are gone.
     """
 
     model: Any
@@ -27,6 +29,7 @@ class Given:
     config: Any
     backend: Any
     layout: Layout
+    attempt: Callable[[Layout], AbstractContextManager[Compressed]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,13 @@ class Algorithm(ABC):
     @abstractmethod
     def op_from_state(state: Mapping[str, Any]) -> OpDescription:
         """Rebuild one op description from ``OpDescription.to_state()``."""
+
+    def refine(self, given: Given) -> Layout:
+        """Return the layout with what only the model and the data can tell, the model as it was.
+
+        Called after ``plan``, not when state is restored.
+        """
+        return given.layout
 
     def prepare(self, given: Given) -> Any:  # noqa: ARG002  # most need nothing
         """Return what is needed of the model as it was given, and leave that as it is.

@@ -33,10 +33,17 @@ def multiply_accumulates(graph: Graph) -> dict[str, float]:
 
 
 def positions(operation: Operation) -> float:
-    """Return how often the whole weight is applied: at every output position of all samples."""
+    """Return how often the whole weight is applied: at every output position of all samples.
+
+    0 for embeddings, which only look it up; 1 for a weight of an operation that is none of these.
+    """
     shape = operation.attributes["output_shapes"][0]
-    if operation.kind.name == "linear":
+    if operation.kind.name in ("linear", "matmul"):
         return float(math.prod(shape[:-1]))
+    if operation.kind.name in ("lstm", "gru"):
+        return float(math.prod(operation.attributes["input_shapes"][0][:-1]))
+    if "kernel_size" not in operation.attributes:
+        return float(operation.kind.name not in ("embedding", "embedding_bag"))
     rank = len(operation.attributes["kernel_size"])
     if operation.kind.name == "transposed_convolution":
         shape = operation.attributes["input_shapes"][0]

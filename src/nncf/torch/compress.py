@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,7 @@ def create_compressed_model(  # noqa: PLR0913  # the documented signature
     if log_dir is not None:
         write_dot(log_dir / "original_graph.dot", captured.graph)
     layouts = _layouts(chosen, captured, state)
-    given = partial(Given, model, captured.graph, forward, config, initialize)
-    prepared = {a.name: a.prepare(given(layout=layouts[a.name])) for a in chosen}
-    plan = _Plan(config, chosen, captured, layouts, state, prepared)
+    plan = _informed(_Plan(config, chosen, captured, layouts, state), model, forward)
     with _without_sizes(model):
         controller = _carry_out(plan, model, weights)
     if log_dir is not None:
@@ -128,17 +126,35 @@ class _Plan:
     captured: Capture
     layouts: Mapping[str, Layout]
     state: Mapping[str, Any] | None
-    prepared: Mapping[str, Any]
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _informed(plan: _Plan, model: nn.Module, forward: Callable[[nn.Module], Any]) -> _Plan:
+    """Return the plan with what the algorithms learn from the model and its data."""
+    layouts = dict(plan.layouts)
+
+    def given(algorithm: Algorithm) -> Given:
+        name = algorithm.name
+        attempt = partial(_attempt, model, plan.captured, plan.config, name)
+        known = (model, plan.captured.graph, forward, plan.config, initialize)
+        return Given(*known, layout=layouts[name], attempt=attempt)
+
+    if plan.state is None:
+        with _without_sizes(model):
+            for algorithm in plan.chosen:
+                layouts[algorithm.name] = algorithm.refine(given(algorithm))
+    prepared = {algorithm.name: algorithm.prepare(given(algorithm)) for algorithm in plan.chosen}
+    return replace(plan, layouts=layouts, prepared=prepared)
 
 
 def _carry_out(
     plan: _Plan, model: nn.Module, weights: Mapping[str, Any] | None
 ) -> CompressionController:
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    compression = _install(model, merge(plan.layouts.values()), plan.captured)
+    _install(model, merge(plan.layouts.values()), plan.captured)
     try:
         with hooks.leaving_all_modes():  # Ctrl-C ends a forward without its hooks
-            controller = _finish(plan, model, compression)
+            controller = _finish(plan, model)
         if weights is not None:
             load_state(model, weights, is_resume=True)
     except BaseException:
@@ -283,7 +299,7 @@ def _restored(algorithm: Algorithm, state: Mapping[str, Any], captured: Capture)
     return layout
 
 
-def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression:
+def _install(model: nn.Module, layout: Layout, captured: Capture) -> None:
     ops = {}
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for insert in layout:
@@ -291,7 +307,6 @@ def _install(model: nn.Module, layout: Layout, captured: Capture) -> Compression
     compression = Compression(layout, ops, captured)
     compression.train(model.training)
     install(model, compression)
-    return compression
 
 
 def _home(algorithm: str) -> Any:
@@ -299,23 +314,47 @@ def _home(algorithm: str) -> Any:
     return importlib.import_module(f"nncf.algorithms.{algorithm}.torch")
 
 
-def _finish(plan: _Plan, model: nn.Module, compression: Compression) -> CompressionController:
+@contextmanager
+def _attempt(
+    model: nn.Module, captured: Capture, config: NNCFConfig, algorithm: str, layout: Layout
+) -> Iterator[Compressed]:
+    """Let the ops of one algorithm run in the model for the time being."""
+    _install(model, layout, captured)
+    try:
+        with hooks.leaving_all_modes():
+            yield _compressed(model, captured, config, algorithm, layout)
+    finally:
+        uninstall(model)
+
+
+def _compressed(
+    model: nn.Module, captured: Capture, config: NNCFConfig, algorithm: str, layout: Layout
+) -> Compressed:
+    """Return what an algorithm is told of the model that its ops run in."""
+    compression = compression_of(model)
+    assert compression is not None
+    ours = set(compression.parameters())
+    return Compressed(
+        model,
+        ops={insert.name: compression.ops[insert.name] for insert in layout},
+        graph=captured.graph,
+        layout=layout,
+        config=config,
+        backend=initialize,
+        direct_parameters=compression.baked_parameters,
+        parameter_shapes={n: tuple(p.shape) for n, p in model.named_parameters() if p not in ours},
+        home=_home(algorithm),
+        notes=compression.notes,
+    )
+
+
+def _finish(plan: _Plan, model: nn.Module) -> CompressionController:
     """Initialise the ops, or take over the saved state, and hand them to their controllers."""
     children = {}
-    ours = set(compression.parameters())
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p not in ours}
     for algorithm in in_order(plan.chosen):
-        layout = plan.layouts[algorithm.name]
-        ops = {insert.name: compression.ops[insert.name] for insert in layout}
-        compressed = Compressed(
-            *(model, ops, plan.captured.graph, layout, plan.config),
-            backend=initialize,
-            direct_parameters=compression.baked_parameters,
-            parameter_shapes=shapes,
-            home=_home(algorithm.name),
-            notes=compression.notes,
-            prepared=plan.prepared[algorithm.name],
-        )
+        name = algorithm.name
+        told = _compressed(model, plan.captured, plan.config, name, plan.layouts[name])
+        compressed = replace(told, prepared=plan.prepared[name])
         if plan.state is None:
             algorithm.initialize(compressed)
         children[algorithm.name] = algorithm.control(compressed)

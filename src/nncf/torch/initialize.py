@@ -20,6 +20,10 @@ from nncf.errors import DataError
 from nncf.torch.calibration import CalibrationBatch, calibration_batches, evaluating
 from nncf.torch.calibration import progress as progress
 from nncf.torch.counting import zero_counts as zero_counts
+from nncf.torch.curvature import TraceWish as TraceWish
+from nncf.torch.curvature import average_traces as average_traces
+from nncf.torch.curvature import load_numbers as load_numbers
+from nncf.torch.curvature import rounding_errors as rounding_errors
 from nncf.torch.data import forward_arguments as forward_arguments
 from nncf.torch.data import how_to_tell
 from nncf.torch.distributed import agree as agree

@@ -11,10 +11,10 @@ from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
 from nncf.algorithms.quantization.controller import QuantizationController
 from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.placement import Placement, place
-from nncf.algorithms.quantization.precision import given_by_scope, open_widths
+from nncf.algorithms.quantization.precision import given_by_scope, open_widths, searched
 from nncf.algorithms.quantization.ranges import calibrations
 from nncf.algorithms.quantization.scheme import Scheme
-from nncf.compression.algorithm import Algorithm, Compressed
+from nncf.compression.algorithm import Algorithm, Compressed, Given
 from nncf.compression.layout import Layout
 from nncf.config.structures import QuantizationRangeInitArgs
 from nncf.errors import ConfigError
@@ -32,11 +32,10 @@ class QuantizationAlgorithm(Algorithm):
     def __init__(self, options: QuantizationOptions, root: Any) -> None:
         super().__init__(options, root)
         precision = options.initializer.precision
-        if precision is not None and precision.type != "manual":
+        if precision is not None and precision.type == "autoq":
             raise ConfigError(
-                f'initializer.precision.type = "{precision.type}": this release does not choose bit '
-                'widths by itself. Give them with type "manual", weights.bits, activations.bits or '
-                "scope_overrides."
+                'initializer.precision.type = "autoq": this release does not choose bit '
+                'widths by trying. Choose them with type "hawq", or give them with type "manual".'
             )
 
     def plan(self, graph: Graph) -> Layout:
@@ -46,6 +45,15 @@ class QuantizationAlgorithm(Algorithm):
         if precision is not None and precision.type == "manual":
             layout = given_by_scope(placement, self.options, graph, self.root.target_device)
         placement.check(layout)
+        return self._with_pace(layout)
+
+    def refine(self, given: Given) -> Layout:
+        """Return the layout with the bit widths that ``initializer.precision`` searches for."""
+        precision = self.options.initializer.precision
+        if precision is None or precision.type == "manual":
+            return given.layout
+        placement = self._place(given.graph)
+        layout = searched(placement, precision, given, self._initialize_weight_ranges)
         return self._with_pace(layout)
 
     def _place(self, graph: Graph) -> Placement:
@@ -77,12 +85,19 @@ class QuantizationAlgorithm(Algorithm):
             explicit="batchnorm_adaptation" in self.options.initializer.model_fields_set,
         )
 
-    def _initialize_ranges(self, compressed: Compressed) -> tuple[str, ...]:
+    def _initialize_weight_ranges(self, compressed: Compressed) -> None:
+        self._initialize_ranges(compressed, weights_only=True)
+
+    def _initialize_ranges(
+        self, compressed: Compressed, *, weights_only: bool = False
+    ) -> tuple[str, ...]:
         loader, device = None, None
         if compressed.config.has_extra_struct(QuantizationRangeInitArgs):
             found = compressed.config.get_extra_struct(QuantizationRangeInitArgs)
             loader, device = found.data_loader, found.device
         wishes = calibrations(self.options, compressed.layout, Scopes(compressed.graph))
+        if weights_only:
+            wishes = {name: wish for name, wish in wishes.items() if wish.weight}
         unseen: tuple[str, ...] = compressed.backend.initialize_ranges(
             compressed.model,
             compressed.ops,

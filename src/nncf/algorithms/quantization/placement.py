@@ -47,12 +47,12 @@ _RANK = {"input": 0, "weight": 1, "output": 2}
 class Placement:
     """Quantizers with the first choice of scheme, and what else each of them may be.
 
-    ``widths`` has, by name, the bit widths with which the scheme may be had, the first choice
-    first; ``weights`` the weights that got a quantizer.
+    ``choices`` has, by name and bits, the scheme that a quantizer may have as well, the first
+    choice first; ``weights`` are the weights that got a quantizer.
     """
 
     layout: Layout
-    widths: Mapping[str, tuple[int, ...]]
+    choices: Mapping[str, Mapping[int, Scheme]]
     weights: tuple[WeightSite, ...]
 
     def check(self, layout: Layout) -> None:
@@ -118,8 +118,8 @@ def place(
     order = {key: number for number, key in enumerate(execution_order(graph))}
     inserts.sort(key=lambda insert: _position(insert, order))
     layout = Layout(inserts, [*_skipped(roles, found, inserts), *weight_skips])
-    widths = {insert.name: maker.widths[insert.name] for insert in inserts}
-    return Placement(layout, widths, tuple(weights))
+    choices = {insert.name: maker.choices[insert.name] for insert in inserts}
+    return Placement(layout, choices, tuple(weights))
 
 
 def _scheme_of(insert: Insert) -> Scheme:
@@ -189,7 +189,7 @@ class _Inserts:
     roles: Roles
     groups: Groups
     half: frozenset[str]
-    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    choices: dict[str, dict[int, Scheme]] = field(default_factory=dict)
 
     def build(self, sites: Sequence[Site], weights: Sequence[WeightSite]) -> list[Insert]:
         together: dict[int, list[Site | WeightSite]] = {}
@@ -211,7 +211,7 @@ class _Inserts:
             insert, schemes = to_insert(site, half), site.schemes
         else:
             insert, schemes = self._activation(site), site.demand.schemes
-        self.widths[insert.name] = _widths(schemes)
+        self.choices[insert.name] = _choices(schemes)
         return insert
 
     def _activation(self, site: Site) -> Insert:
@@ -262,15 +262,21 @@ class _Inserts:
         if all(isinstance(site, WeightSite) for site in sites):
             scheme = finish_weight(replace(scheme, weight=True), half_range=False)
         reason = f"{first.reason}; one range for {len(singles)} tensors that meet"
-        self.widths[first.name] = _widths(schemes)
+        self.choices[first.name] = _choices(schemes)
         return Insert(points, scheme, reason=reason, label=first.label)
 
 
-def _widths(schemes: Schemes) -> tuple[int, ...]:
-    """Return the bit widths with which the first of these schemes may be had, its own first."""
+def _choices(schemes: Schemes) -> dict[int, Scheme]:
+    """Return the schemes that a quantizer may have in place of the first, one for each width.
+
+    They have the ranges of the first, per channel or not, and its grid where there is a choice.
+    """
     first = schemes[0]
-    same = (s.bits for s in schemes if replace(s, bits=first.bits) == first)
-    return tuple(dict.fromkeys(same))
+    found = {first.bits: first}
+    for scheme in sorted(schemes, key=lambda other: other.mode != first.mode):
+        if scheme.per_channel == first.per_channel:
+            found.setdefault(scheme.bits, scheme)
+    return found
 
 
 def _neutral(site: Site | WeightSite) -> Schemes:
