@@ -65,6 +65,20 @@ def test_size(tmp_path, capsys):
     assert "model.safetensors: it has " in capsys.readouterr().err
 
 
+def test_size_of_exported_files(tmp_path, capsys):
+    """Size reads ONNX files and IRs by their ending."""
+    write_ir = pytest.importorskip("nncf.openvino.write").write_ir
+    convolution = pytest.importorskip("tests.onnx.test_size").convolution
+    data = convolution(-8, 7)
+    (tmp_path / "m.onnx").write_bytes(data)
+    write_ir(data, tmp_path / "m.xml")
+    for name, files in (("m.onnx", ["m.onnx"]), ("m.xml", ["m.xml", "m.bin"])):
+        assert main(["size", str(tmp_path / name)]) == 0
+        total = capsys.readouterr().out.splitlines()[-1].split()[2]
+        expected = sum((tmp_path / file).stat().st_size for file in files)
+        assert int(total.replace(",", "")) == expected
+
+
 def test_errors_are_one_message(tmp_path, capsys):
     """A wrong file gives exit status 1 and the message of the error."""
     assert main(["explain", str(tmp_path / "none.json")]) == 1

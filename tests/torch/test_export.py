@@ -130,10 +130,16 @@ def test_weights_of_four_bits_take_half_a_byte(
 ) -> None:
     """Each format stores 4-bit weights two in a byte, "onnx_int8" one, and is proven equal."""
     model = Narrow()
-    export(model, tmp_path / name, example_inputs=samples(), save_format=save_format)
-    data = (tmp_path / name).with_suffix(".bin" if name == "m.xml" else ".onnx").read_bytes()
-    weights = sum(p.numel() for p in model.parameters() if p.dim() > 1) * bytes_a_weight
-    assert weights < len(data) < weights + 9000
+    report = export(model, tmp_path / name, example_inputs=samples(), save_format=save_format)
+    count = sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    sizes = report.sizes
+    assert sizes is not None
+    assert sizes.total == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert f"The file: {sizes.total:,} bytes" in str(report)
+    codes = [row for row in sizes.rows if row.form in ("codes", "packed codes")]
+    assert sum(row.packed for row in codes) == count * bytes_a_weight
+    assert sum(row.dense for row in codes) == count * 4
+    assert {row.name.partition(".weight")[0] for row in codes} == {"conv", "linear"}
 
 
 class Narrow(nn.Module):

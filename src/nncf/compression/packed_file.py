@@ -22,6 +22,7 @@ from typing import Any
 
 from nncf.compression.forms import DENSE, FORMS
 from nncf.compression.packed_tensor import DTYPES
+from nncf.compression.sizes import Size, SizeTable
 from nncf.errors import CheckpointError
 
 KEY = "nncf"
@@ -218,61 +219,7 @@ def _check(description: Description, arrays: Mapping[str, Stored]) -> None:
             raise ValueError(f'"{alias}" is said to be the same as "{name}"')
 
 
-# --- sizes ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Size:
-    """One tensor: the bytes that it takes in the file, and those that it would take dense.
-
-    A tensor that shares its memory takes none, as it would in a file of dense tensors.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    dense: int
-    packed: int
-    form: str
-
-
-@dataclass(frozen=True)
-class SizeTable:
-    """Where every byte of a file goes: ``total`` is the size of the file. Prints as a table."""
-
-    rows: tuple[Size, ...]
-    header: int
-
-    @property
-    def dense(self) -> int:
-        """Bytes of all tensors when dense, without a header."""
-        return sum(row.dense for row in self.rows)
-
-    @property
-    def total(self) -> int:
-        return self.header + sum(row.packed for row in self.rows)
-
-    def __repr__(self) -> str:
-        return str(self)  # what a notebook shows
-
-    def __str__(self) -> str:
-        lines = [["tensor", "shape", "dtype", "dense bytes", "stored bytes", "form"]]
-        for row in self.rows:
-            shape = "×".join(map(str, row.shape)) or "number"
-            lines.append(
-                [row.name, shape, row.dtype, f"{row.dense:,}", f"{row.packed:,}", row.form]
-            )
-        lines.append(["header", "", "", "", f"{self.header:,}", "names, shapes, forms"])
-        smaller = f"{self.dense / self.total:.2f} × smaller" if self.dense else ""
-        lines.append(["total", "", "", f"{self.dense:,}", f"{self.total:,}", smaller])
-        widths = [max(len(line[column]) for line in lines) for column in range(6)]
-        return "\n".join(_aligned(line, widths) for line in lines)
-
-
-def _aligned(cells: list[str], widths: list[int]) -> str:
-    both = zip(cells, widths, strict=True)
-    padded = [c.rjust(w) if n in (3, 4) else c.ljust(w) for n, (c, w) in enumerate(both)]
-    return "  ".join(padded).rstrip()
+# --- sizes -----------------------------------------------------------------------------------
 
 
 def size_table(path: str | Path) -> SizeTable:

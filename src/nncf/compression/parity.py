@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nncf.compression.sizes import SizeTable
 from nncf.errors import ParityError
 
 Array = NDArray[Any]
@@ -134,13 +135,15 @@ class ParityReport:
 
     ``outputs`` compares both models running on their own. ``layers`` goes through the
     quantizers and then the outputs in order of execution, each with the file's values before
-    it; it is empty when there is nothing to look at between input and output.
+    it; it is empty when there is nothing to look at between input and output. ``sizes`` says
+    where the bytes of the file go, once it is written.
     """
 
     runtime: str
     outputs: tuple[Comparison, ...]
     layers: tuple[Comparison, ...] = ()
     tolerance: Tolerance = Tolerance()
+    sizes: SizeTable | None = None
 
     @property
     def first_diverging(self) -> Comparison | None:
@@ -180,6 +183,8 @@ class ParityReport:
             rows += ["", "Layer by layer, each with the file's values before it"]
             rows += table(self.layers)
         culprit = self.first_diverging
+        if self.sizes is not None:
+            rows += ["", f"The file: {self.sizes.summary}"]
         rows.append("equal within tolerance" if culprit is None else f"DIVERGES at {culprit.name}")
         return "\n".join(rows)
 

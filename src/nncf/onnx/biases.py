@@ -16,6 +16,7 @@ from nncf.onnx.graph import (
     nodes,
     only_consumer,
     pair_behind,
+    store,
     weight_behind,
 )
 from nncf.onnx.weights import along, has_bias, output_axis, set_bias
@@ -59,6 +60,27 @@ def quantize_biases(graph: ir.Graph) -> None:
             graph, layer, f"{name}.int32", Codes(codes=codes, scale=scale, zero=zero, axis=0)
         )
         set_bias(layer, value)
+
+
+def separate_biases(graph: ir.Graph) -> None:
+    """Write the bias of each convolution as an Add of its own, in the shape that it is added in.
+
+    OpenVINO does so when it reads the file, with a dozen operations that compute the shape and
+    stay in its IR.
+    """
+    for layer in nodes(graph, "Conv", "ConvTranspose"):
+        weight, bias = weight_behind(layer.inputs[1]), layer.inputs[2] if has_bias(layer) else None
+        data, result = array(bias), layer.outputs[0]
+        if weight is None or bias is None or data is None or result.is_graph_output():
+            continue
+        shaped = store(graph, f"{bias.name}.shaped", along(data, weight.codes.ndim, 1))
+        added = ir.node("Add", [result, shaped])
+        added.outputs[0].name = f"{result.name}.biased"
+        added.outputs[0].shape, added.outputs[0].type = result.shape, result.type
+        result.replace_all_uses_with(added.outputs[0])
+        added.replace_input_with(0, result)
+        layer.resize_inputs(2)
+        graph.insert_after(layer, added)
 
 
 def coarser(source: Pair, weight: StoredWeight, *, bias: Array) -> Array:

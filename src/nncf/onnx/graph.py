@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,9 @@ def as_pair(quantize: ir.Node, dequantize: ir.Node) -> Pair | None:
     return Pair(quantize, dequantize, scale, zero)
 
 
+_ADDED = re.compile(r"(\.(int8|transposed|folded|rescaled)(_\d+)?)+$")
+
+
 @dataclass(frozen=True, eq=False)
 class StoredWeight:
     """A DequantizeLinear of stored int8 codes."""
@@ -133,8 +137,10 @@ class StoredWeight:
 
     @property
     def name(self) -> str:
+        """The name of the parameter, without what the export has added to it."""
         value = self.dequantize.inputs[0]
-        return (value.name if value is not None else None) or "weight"
+        name = (value.name if value is not None else None) or "weight"
+        return _ADDED.sub("", name)
 
 
 def weight_behind(value: ir.Value | None) -> StoredWeight | None:

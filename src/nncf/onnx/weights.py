@@ -26,6 +26,9 @@ from nncf.onnx.graph import (
     weight_behind,
 )
 
+PARAMETER = "nncf.parameter"
+"""Key in the metadata of a weight's QuantizeLinear: the parameter from which it is computed."""
+
 
 def along(vector: Array, rank: int, axis: int) -> Array:
     """Shape a vector so that it broadcasts along ``axis``; scalars stay as they are."""
@@ -41,6 +44,7 @@ def fold_weight_sources(model: ir.Model) -> None:
         ancestors = constant_ancestors(pair.source)
         if ancestors:
             wanted |= ancestors
+            pair.quantize.metadata_props[PARAMETER] = largest_source(ancestors)
     if wanted:
         fold_constants(
             model,
@@ -67,6 +71,13 @@ def constant_ancestors(value: ir.Value | None) -> set[ir.Node] | None:
     return found
 
 
+def largest_source(ancestors: set[ir.Node]) -> str:
+    """Return the name of the largest stored tensor that the nodes read."""
+    read = {value for node in ancestors for value in node.inputs if array(value) is not None}
+    largest = max(read, key=lambda value: (value.const_value.nbytes, value.name), default=None)
+    return (largest.name if largest is not None else None) or "weight"
+
+
 def store_weights(graph: ir.Graph) -> None:
     """Replace every quantizer of a stored float tensor by int8 codes and a DequantizeLinear."""
     for pair in pairs(graph):
@@ -77,7 +88,7 @@ def store_weights(graph: ir.Graph) -> None:
         value = dequantized(
             graph,
             pair.dequantize,
-            f"{pair.source.name}.int8",
+            f"{pair.quantize.metadata_props.get(PARAMETER, pair.source.name)}.int8",
             Codes(codes=codes, scale=pair.scale, zero=zero, axis=pair.axis),
         )
         pair.result.replace_all_uses_with(value, replace_graph_outputs=True)

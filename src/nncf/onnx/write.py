@@ -20,7 +20,7 @@ from nncf.onnx.activations import (
     remove_idle_clips,
     requantize_passing,
 )
-from nncf.onnx.biases import quantize_biases
+from nncf.onnx.biases import quantize_biases, separate_biases
 from nncf.onnx.graph import Array, Pair, pairs
 from nncf.onnx.linear import flatten_linears
 from nncf.onnx.weights import (
@@ -79,6 +79,8 @@ def deploy(model: ir.Model, *, integer_biases: bool = True) -> None:
     requantize_passing(graph)
     if integer_biases:
         quantize_biases(graph)
+    else:
+        separate_biases(graph)
     clean(model)
 
 

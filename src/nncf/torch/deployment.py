@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nncf.compression.sizes import SizeTable
+from nncf.onnx import size as onnx_size
 from nncf.onnx.fake_quantize import fake_quantize_probes, use_fake_quantize
 from nncf.onnx.graph import Array
 from nncf.onnx.pack import pack_weights
@@ -22,6 +24,7 @@ from nncf.onnx.write import (
     split_shared_outputs,
     with_probes,
 )
+from nncf.openvino import size as openvino_size
 from nncf.openvino.run import OpenVINOFile
 from nncf.openvino.write import write_ir
 
@@ -74,6 +77,11 @@ class Deployment:
         else:
             path.write_bytes(self.data)
         return path
+
+    def sizes(self, path: Path) -> SizeTable:
+        """Return where the bytes of the written file go."""
+        table = openvino_size.size_table if self.kind == "openvino" else onnx_size.size_table
+        return table(path)
 
     def open(self, path: Path) -> OnnxFile | OpenVINOFile:
         """Return the written file in its runtime."""

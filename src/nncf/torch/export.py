@@ -10,6 +10,7 @@ operation (``nncf.compression.parity``) and renamed only when all of it agrees.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import logging
 import re
@@ -115,6 +116,9 @@ def export(
 ) -> ParityReport:
     """Write ``stripped`` to ``path`` and return how the file compares with the trained model.
 
+    The report prints the comparison and the file's size; ``report.sizes`` is the table of where
+    its bytes go.
+
     ``example_inputs`` are positional and keyword arguments of the forward; shapes in the file
     are theirs. ``save_format``: "onnx" (default for any ending but ``.xml``), "onnx_<opset>",
     "onnx_int8" (a byte for every weight, however few its bits), "onnx_fakequantize" (nodes that
@@ -139,9 +143,10 @@ def export(
             written = deployment.write(folder / path.name)
             report = verify(model, samples, proof=proof, deployment=deployment, path=written)
         report.check(path)
+        sizes = deployment.sizes(written)
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".xml"):
             file.replace(path.parent / file.name)
-    return report
+    return dataclasses.replace(report, sizes=sizes)
 
 
 def require_packages(chosen: Format) -> None:
