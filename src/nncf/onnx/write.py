@@ -40,7 +40,8 @@ class Probe:
 
     ``call`` is the name the exporter gave the quantizer's result, ``label`` says where in the
     model it is, ``tensor`` is the tensor to read. The call's codes are round(tensor / scale + zero): the tensor holds codes, moved up by
-    ``-zero``, in the QuantizeLinear form, and values in the FakeQuantize form.
+    ``-zero``, in the QuantizeLinear form, and values in the FakeQuantize form. With a
+    ``threshold`` the codes are 1 where the tensor is above it, else 0.
     """
 
     call: str
@@ -48,8 +49,11 @@ class Probe:
     zero: Array
     scale: Array
     label: str
+    threshold: Array | None = None
 
     def codes(self, data: Array) -> Array:
+        if self.threshold is not None:
+            return (data > self.threshold).astype(np.int64)
         return np.rint(data / self.scale + self.zero).astype(np.int64)
 
 
@@ -93,10 +97,15 @@ def mark_calls(graph: ir.Graph) -> None:
 
 
 def label_of(pair: Pair) -> str:
-    """Return the path of the module that quantizes, as the exporter noted it."""
-    scopes = pair.dequantize.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
+    """Return the path of the module that quantizes, or else the name of its result."""
+    return scope_of(pair.dequantize) or str(pair.result.name)
+
+
+def scope_of(node: ir.Node) -> str:
+    """Return the path of the module that a node was exported from, empty for the model itself."""
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
     path = [str(scope) for scope in ast.literal_eval(scopes)][:-1]
-    return path[-1] if path and path[-1] else str(pair.result.name)
+    return path[-1] if path else ""
 
 
 def find_probes(model: ir.Model) -> tuple[Probe, ...]:

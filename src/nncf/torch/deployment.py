@@ -14,6 +14,12 @@ from nncf.onnx.fake_quantize import fake_quantize_probes, use_fake_quantize
 from nncf.onnx.graph import Array
 from nncf.onnx.pack import pack_weights
 from nncf.onnx.run import OnnxFile
+from nncf.onnx.two_level import (
+    mark_switches,
+    store_signs,
+    switch_probes,
+    use_binary_convolutions,
+)
 from nncf.onnx.write import (
     Probe,
     clean,
@@ -44,6 +50,7 @@ class Deployment:
         """Bring the exporter's program into the deployed form of a ``Format``."""
         model, kind = program.model, form.kind
         split_shared_outputs(model)
+        mark_switches(model.graph)
         if kind == "onnx_fakequantize":
             grids = use_fake_quantize(model)
         else:
@@ -51,11 +58,16 @@ class Deployment:
             deploy(model, integer_biases=kind == "onnx")
         if form.packs:
             pack_weights(model, raise_opset=form.opset is None)
-            clean(model)
+        if kind != "onnx":
+            use_binary_convolutions(model)
+        elif form.packs:
+            store_signs(model)
+        clean(model)
         inputs = names_or_default(naming.inputs, "input", len(model.graph.inputs))
         outputs = names_or_default(naming.outputs, "output", len(model.graph.outputs))
         rename(model, inputs, outputs)
         probes = find_probes(model) + fake_quantize_probes(model, grids)
+        probes += switch_probes(model.graph)
         return cls(kind, serialized(model), inputs, outputs, probes)
 
     @property

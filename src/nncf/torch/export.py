@@ -241,7 +241,7 @@ def verify(
     layers: list[Comparison] = []
     if values:
         watch = DeployedValues(values, deployment.labels)
-        with watch:
+        with watch.watching(model):
             local = flat_arrays(model(*samples[0], **samples[1]))
         layers = watch.layers
         layers += [

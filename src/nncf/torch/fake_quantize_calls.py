@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watching the native fake-quantize calls of a stripped model, and replacing their results."""
+"""Watching the native quantizers of a stripped model, and replacing their results."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nncf.compression.parity import Comparison, compare_levels
@@ -53,7 +55,8 @@ class DeployedValues(TorchFunctionMode):
     (``fake_quantize_per_tensor_affine``, ``…_1``, …), to the file's integer codes. Each such
     call is compared, then continues with the file's values, so that every operation is judged
     on its own and differences do not add up. ``layers`` collects the comparisons in
-    order, each named by ``labels``.
+    order, each named by ``labels``. Modules with two values (they have ``two_levels``, which gives
+    the upper one) count by their path, ``<path>#<number>``, with 1 and 0 as codes.
     """
 
     def __init__(self, deployed: Mapping[str, Array], labels: Mapping[str, str]) -> None:
@@ -83,3 +86,30 @@ class DeployedValues(TorchFunctionMode):
         if codes.shape != tuple(result.shape):
             return result
         return grid.values(torch.from_numpy(codes)).to(result.dtype)
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Watch a model: its calls of functions, and its modules with two values."""
+        handles = [
+            module.register_forward_hook(partial(self._after, path))
+            for path, module in model.named_modules()
+            if hasattr(module, "two_levels")
+        ]
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _after(self, path: str, module: Any, _args: Any, result: Tensor) -> Tensor:
+        name = f"{path}#{self.counts[path]}"
+        self.counts[path] += 1
+        if name not in self.deployed:
+            return result
+        high = module.two_levels().to(result.dtype)
+        codes = self.deployed[name].astype(np.int64)
+        scale = np.broadcast_to(high.float().numpy(), result.shape)
+        trained = (result != 0).long().numpy()
+        self.layers.append(compare_levels(self.labels.get(name, name), trained, codes, scale=scale))
+        return result if codes.shape != tuple(result.shape) else torch.from_numpy(codes) * high

@@ -261,6 +261,10 @@ class Switch(nn.Module):
             return torch.where(x > self.threshold, self.high, self.low)
         return torch.where(x > self.threshold, self.high.to(x.dtype), self.low.to(x.dtype))
 
+    def two_levels(self) -> torch.Tensor:
+        """Return the upper value; the lower one is 0."""
+        return self.high
+
     def shorten(self, masks: Mapping[int, torch.Tensor]) -> None:
         """Follow a tensor that loses channels: by axis, ``masks`` are True for those that stay."""
         if self.axis in masks:
