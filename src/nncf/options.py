@@ -76,7 +76,7 @@ NUMERIC = BeforeValidator(_is_number)
 Whole = Annotated[int, NUMERIC]
 Count = Annotated[int, Field(ge=0), NUMERIC]
 Positive = Annotated[int, Field(ge=1), NUMERIC]
-Bits = Annotated[int, Field(ge=2, le=8), NUMERIC]
+Bits = Annotated[int, Field(ge=1, le=8), NUMERIC]
 Number = Annotated[float, NUMERIC]
 NonNegative = Annotated[float, Field(ge=0), NUMERIC]
 PositiveNumber = Annotated[float, Field(gt=0), NUMERIC]

@@ -26,11 +26,11 @@ def quantization(**section):
     [
         (
             {"weights": {"bits": 17}},
-            "compression[0].weights.bits = 17: expected a whole number from 2 to 8.",
+            "compression[0].weights.bits = 17: expected a whole number from 1 to 8.",
         ),
         (
             {"weights": {"bits": "8"}},
-            'compression[0].weights.bits = "8": expected a whole number from 2 to 8.',
+            'compression[0].weights.bits = "8": expected a whole number from 1 to 8.',
         ),
         (
             {"quantize_inputs": 1},

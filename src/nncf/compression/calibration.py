@@ -33,10 +33,12 @@ class RoundingGrid:
 
     ``unsigned`` and ``signed`` are the ends of the grid for values of one sign and of both; None
     where the grid has no such form. Without a ``signed`` form both ends of the range move.
+    ``zero`` False: the signed form has its two ends only.
     """
 
     unsigned: tuple[int, int] | None
     signed: tuple[int, int] | None
+    zero: bool = True
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from torch.autograd.function import once_differentiable
 from nncf.torch import inductor_kernels, native_kernels, random_kernels, reference_kernels
 from nncf.torch.random_kernels import next_key
 from nncf.torch.reference_kernels import (
+    ABOVE_GAIN,
     BELOW_GAIN,
     ERROR_GAIN,
     HIGH,
@@ -45,6 +46,7 @@ from nncf.torch.reference_kernels import (
 )
 
 __all__ = [
+    "ABOVE_GAIN",
     "ERROR_GAIN",
     "HIGH",
     "HIGHEST",

@@ -40,7 +40,10 @@ def least_error(
     low, high = lowest.to(rows).clamp(max=0), highest.to(rows).clamp(min=0)
     negative = bool((low < 0).any())
     levels = grid.signed if negative or grid.unsigned is None else grid.unsigned
-    if levels is None:
+    if levels is not None and levels[0] < 0 and not grid.zero:
+        high = rows.abs().mean(1)  # Rastegari et al., "XNOR-Net", arXiv:1603.05279, equation 6
+        low = -high
+    elif levels is None:
         assert grid.unsigned is not None  # one of the two is there
         low, high = _both_ends(rows, low, high, grid.unsigned[1])
     else:

@@ -149,3 +149,49 @@ def test_pace_is_part_of_the_state() -> None:
     for found in (controller, again):
         for quantizer in found.all_quantizations.values():
             assert quantizer.scheme.scaled_gradient == (quantizer.scheme.bits == 3)
+
+
+@pytest.mark.parametrize("signed", [True, None])
+def test_one_signed_bit_is_the_sign_times_the_scale(signed: bool | None) -> None:
+    """Two values without zero, with the gradients of learned step sizes, known or found signed."""
+    scheme = Scheme(bits=1, signed=signed, per_channel=True, channel_axis=0, weight=True)
+    quantizer = made(scheme, (2, 1), low=[-0.5, -2.0], high=[0.5, 2.0])
+    x = torch.tensor([[-0.7, -0.2, 0.0, 0.3], [-3.0, -1.0, 0.5, 2.5]], requires_grad=True)
+    pull = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    y = quantizer(x)
+    assert y.tolist() == [[-0.5, -0.5, -0.5, 0.5], [-2.0, -2.0, 2.0, 2.0]]
+    (y * pull).sum().backward()
+    assert x.grad.tolist() == [[0, 2, 3, 4], [0, 6, 7, 0]]
+    first = -1.0 + 2 * (-1 + 0.4) + 3 * -1 + 4 * (1 - 0.6)
+    second = -5.0 + 6 * (-1 + 0.5) + 7 * (1 - 0.25) + 8
+    assert quantizer.scale.grad.flatten().tolist() == pytest.approx([first, second])
+    assert torch.equal(quantizer.bake(x), y)
+    assert torch.equal(quantizer.native()(x.detach()), y)
+    assert torch.equal(quantizer.native()(y.detach()), y)
+
+
+def test_one_bit_of_positive_values_has_a_zero() -> None:
+    """Activations behind a ReLU become zero or the scale."""
+    quantizer = made(Scheme(bits=1), low=0.0, high=2.0)
+    x = torch.tensor([0.0, 0.9, 1.1, 5.0])
+    assert quantizer(x).tolist() == [0.0, 0.0, 2.0, 2.0]
+    assert quantizer.native()(x).tolist() == [0.0, 0.0, 2.0, 2.0]
+
+
+def test_one_bit_trains_and_deploys() -> None:
+    """Weights of one bit start at their mean magnitude, train, and strip to two values."""
+    controller, model = compressed(
+        weights={"bits": 1, "per_channel": True}, activations={"bits": 1}
+    )
+    quantizer = model.compression.ops["Deep/Conv2d[middle]/conv2d_0|WEIGHT"]
+    magnitude = model.middle.weight.abs().mean((1, 2, 3), keepdim=True)
+    assert torch.allclose(quantizer.scale, magnitude)
+    before = model.middle.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.rand(4, 3, 8, 8)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, model.middle.weight)
+    x = torch.rand(2, 3, 8, 8)
+    small = controller.strip()
+    assert [len(row.unique()) for row in small.middle.weight] == [2] * 8
+    assert torch.equal(small(x), model.eval()(x))

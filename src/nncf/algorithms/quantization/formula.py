@@ -40,6 +40,8 @@ class Grid:
     level_high: int
     low: Array
     high: Array
+    zero: bool = True
+    """Whether zero is on the grid; one signed bit has only the two ends."""
 
     @property
     def intervals(self) -> int:
@@ -48,6 +50,7 @@ class Grid:
     def points(self) -> Array:
         """Return the values of all codes, in a new last dimension."""
         codes = np.arange(self.level_low, self.level_high + 1, dtype=np.float64)
+        codes = codes if self.zero else codes[codes != 0]
         return (codes - self.zero_point[..., None]) * self.step[..., None]
 
 
@@ -57,7 +60,8 @@ def symmetric_grid(scheme: Scheme, scale: ArrayLike, *, signed: bool) -> Grid:
     epsilon = 0.0 if scheme.logarithm_scale else EPSILON
     high = np.abs(np.asarray(scale, np.float64)) + epsilon
     step = high / level_high
-    return Grid(step, np.zeros_like(step), level_low, level_high, step * level_low, high)
+    zero = not (signed and scheme.bits == 1)
+    return Grid(step, np.zeros_like(step), level_low, level_high, step * level_low, high, zero)
 
 
 def asymmetric_grid(scheme: Scheme, input_low: ArrayLike, input_range: ArrayLike) -> Grid:
@@ -86,7 +90,9 @@ def tune_range(low: Array, span: Array, intervals: int) -> tuple[Array, Array, A
 
 
 def quantize(x: ArrayLike, grid: Grid) -> Array:
-    """Return x on the grid."""
+    """Return x on the grid; without a zero on it, what is not above zero goes to the low end."""
+    if not grid.zero:
+        return np.where(np.asarray(x) > 0, grid.high, grid.low)
     codes = np.round(np.asarray(x, np.float64) * (grid.intervals / (grid.high - grid.low)))
     low, high = grid.level_low - grid.zero_point, grid.level_high - grid.zero_point
     return np.clip(codes, low, high) * grid.step + 0.0

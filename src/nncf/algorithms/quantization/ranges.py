@@ -108,6 +108,7 @@ def rounding_grid(scheme: Scheme) -> RoundingGrid:
     return RoundingGrid(
         unsigned=None if scheme.signed else unsigned,
         signed=signed if scheme.signed is not False else unsigned,
+        zero=scheme.bits > 1 or scheme.signed is False,
     )
 
 

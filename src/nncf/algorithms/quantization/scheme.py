@@ -43,10 +43,13 @@ class Scheme:
 
         Symmetric signed: −2^(b−1)…2^(b−1)−1, unsigned and asymmetric: 0…2^b−1, with one bit
         less for ``half_range`` (signed only), and without the lowest level (signed) or the
-        highest (unsigned) for ``narrow_range``, which asymmetric quantizers ignore.
+        highest (unsigned) for ``narrow_range``, which asymmetric quantizers ignore. One signed
+        bit stands for −1 and 1, without a zero between.
         """
         if self.mode == "asymmetric":
             return 0, 2 ** (self.bits - self.half_range) - 1
+        if signed and self.bits == 1:
+            return -1, 1
         if signed:
             high = 2 ** (self.bits - self.half_range - 1)
             return -high + self.narrow_range, high - 1

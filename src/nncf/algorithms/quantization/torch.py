@@ -12,10 +12,11 @@ from torch import nn
 from nncf.algorithms.quantization.formula import EPSILON
 from nncf.algorithms.quantization.scheme import Scheme
 from nncf.algorithms.torch.native_quantizer import NativeQuantizer
+from nncf.algorithms.torch.signs import sign_times_scale
 from nncf.compression.layout import Insert
 from nncf.errors import DataError, ExportError
 from nncf.torch import kernels
-from nncf.torch.kernels import ERROR_GAIN, HIGH, HIGHEST, LOW, LOWEST, STEP
+from nncf.torch.kernels import ABOVE_GAIN, ERROR_GAIN, HIGH, HIGHEST, LOW, LOWEST, STEP
 
 SMALLEST = 1e-12  # no range is made smaller: float32 must be able to divide by its step
 NEGLIGIBLE = 2.0**-20  # of the largest channel's range; below, a channel counts as zero
@@ -77,7 +78,25 @@ class FakeQuantizer(nn.Module):
             grid = self._grid()
             if self.scheme.scaled_gradient:
                 grid[ERROR_GAIN:] *= self.gradient_factor(x, grid)
-        return kernels.fake_quantize(x, grid, span=self._span_parameter, low=low, axis=self._axis)
+        return self._quantized(x, grid, low)
+
+    def _quantized(
+        self, x: torch.Tensor, grid: torch.Tensor, low: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        span = self._span_parameter
+        if self.scheme.signed is not True or not self._has_signs:
+            y = kernels.fake_quantize(x, grid, span=span, low=low, axis=self._axis)
+        if not self._has_signs:
+            return y
+        scale, gain = grid[HIGH].view(self.shape), grid[ABOVE_GAIN].view(self.shape)
+        signs = sign_times_scale(x, span, scale=scale, gain=gain)
+        return signs if self.scheme.signed else torch.where(self.signed > 0.5, signs, y)
+
+    @property
+    def _has_signs(self) -> bool:
+        """Whether the grid may be that of one signed bit: two values and no zero."""
+        scheme = self.scheme
+        return scheme.bits == 1 and scheme.mode == "symmetric" and scheme.signed is not False
 
     def gradient_factor(self, x: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         """Return ``√(q³ / n)``, by which the gradients of the range are multiplied.
@@ -231,9 +250,7 @@ class FakeQuantizer(nn.Module):
         """Return the weight on the grid (itself while disabled)."""
         if not self._enabled:
             return weight.detach().clone()
-        return kernels.fake_quantize(
-            weight.detach(), self._grid(), span=self._span_parameter, axis=self._axis
-        )
+        return self._quantized(weight.detach(), self._grid())
 
     def native(self) -> nn.Module:
         """Return a module of PyTorch's own operations that computes the same bits.
@@ -248,7 +265,8 @@ class FakeQuantizer(nn.Module):
                 f"{self._title()} has the grid {low}…{high}, which PyTorch's 8-bit operators "
                 f"cannot express. Use at most 8 bits."
             )
-        return NativeQuantizer(step, zero_point, levels=(low, high), axis=self._axis)
+        zero = not (self._has_signs and low < 0)
+        return NativeQuantizer(step, zero_point, levels=(low, high), axis=self._axis, zero=zero)
 
     # --- state -----------------------------------------------------------------------------
 

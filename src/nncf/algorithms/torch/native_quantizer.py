@@ -14,6 +14,7 @@ class NativeQuantizer(nn.Module):
     """A quantizer made of PyTorch's own operators, ready for export; its range is fixed.
 
     The operators know the grids 0…255 and −128…127 only: x is clamped first for smaller ones.
+    ``zero`` False: only the ends of the grid are meant, and x goes to one of them by its sign.
     """
 
     scale: Any  # per channel tensors, per tensor plain numbers
@@ -28,10 +29,12 @@ class NativeQuantizer(nn.Module):
         *,
         levels: tuple[int, int],
         axis: int | None,
+        zero: bool = True,
     ) -> None:
         super().__init__()
         self.levels = levels
         self.axis = axis
+        self.zero = zero
         self.code_range = (-128, 127) if levels[0] < 0 else (0, 255)
         numbers = {
             "scale": step,
@@ -60,11 +63,12 @@ class NativeQuantizer(nn.Module):
         )
 
     def _clamp(self, x: torch.Tensor) -> torch.Tensor:
-        if self.axis is None:
-            return torch.clamp(x, self.minimum, self.maximum)
-        shape = [1] * x.dim()
-        shape[self.axis] = -1
-        return torch.clamp(x, self.minimum.view(shape), self.maximum.view(shape))
+        low, high = self.minimum, self.maximum
+        if self.axis is not None:
+            shape = [1] * x.dim()
+            shape[self.axis] = -1
+            low, high = low.view(shape), high.view(shape)
+        return torch.clamp(x, low, high) if self.zero else torch.where(x > 0, high, low)
 
     def shorten(self, masks: Mapping[int, torch.Tensor]) -> None:
         """Follow a tensor that loses indices: by axis, ``masks`` are True for those that stay."""
