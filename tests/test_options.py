@@ -126,7 +126,7 @@ def test_numbers_are_numbers(value):
     whole = number and value == value and abs(value) != float("inf") and int(value) == value
     expected = {
         "count": whole and 0 <= value < 2**53,
-        "bits": whole and 2 <= value <= 8,
+        "bits": whole and 1 <= value <= 8,
         "level": number and 0 <= value < 1,
         "fraction": number and 0 <= value <= 1,
     }

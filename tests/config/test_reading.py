@@ -84,7 +84,7 @@ def quantization(**section):
             {"initializer": {"precision": {"bitwidth_per_scope": [[4, "a"], [9, "b"]]}}},
             (
                 "compression[0].initializer.precision.bitwidth_per_scope[1][0] = 9: expected a whole "
-                "number from 2 to 8."
+                "number from 1 to 8."
             ),
         ),
         (
@@ -146,7 +146,7 @@ def test_all_errors_in_one_message():
             3,
             {"algorithm": "quantisation"},
             {},
-            {"algorithm": "quantization", "wieghts": 1, "activations": {"bits": 1}},
+            {"algorithm": "quantization", "wieghts": 1, "activations": {"bits": 0}},
         ],
     )
     paths = [line.split(" ")[0].rstrip(":") for line in lines]
