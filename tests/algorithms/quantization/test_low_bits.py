@@ -195,3 +195,32 @@ def test_one_bit_trains_and_deploys() -> None:
     small = controller.strip()
     assert [len(row.unique()) for row in small.middle.weight] == [2] * 8
     assert torch.equal(small(x), model.eval()(x))
+
+
+class Normed(Deep):
+    """The same with a batch norm in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Sequential(self.middle, nn.BatchNorm2d(8))
+
+
+def test_batch_norms_can_be_measured_anew_at_the_end() -> None:
+    """Statistics that training left behind are replaced; without data that is an error."""
+    text = {
+        "input_info": {"sample_size": [1, 3, 8, 8]},
+        "compression": {"algorithm": "quantization"},
+    }
+    config = nncf.NNCFConfig.from_dict(text)
+    nncf.register_default_init_args(config, [(torch.rand(8, 3, 8, 8), torch.zeros(8))] * 300)
+    controller, model = nncf.create_compressed_model(Normed(), config, dump_graphs=False)
+    norm = model.middle[1]
+    measured = norm.running_mean.clone()
+    norm.running_mean.fill_(9.0)
+    controller.adapt_batch_norms()
+    assert torch.allclose(norm.running_mean, measured, atol=1e-3)
+    controller, _ = nncf.create_compressed_model(
+        Normed(), nncf.NNCFConfig.from_dict(text), dump_graphs=False
+    )
+    with pytest.raises(nncf.DataError, match="no data loader is registered"):
+        controller.adapt_batch_norms()

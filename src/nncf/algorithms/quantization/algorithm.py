@@ -114,9 +114,7 @@ class QuantizationAlgorithm(Algorithm):
             compressed.backend.agree(compressed.model)
             return unseen
 
-        return QuantizationController(
-            compressed.ops, compressed.layout, self.options, compressed.graph, initialize_ranges
-        )
+        return QuantizationController(compressed, self.options, initialize_ranges)
 
 
 def _learning(scheme: Scheme, multiplier: float | None) -> Scheme:

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
 from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.statistics import QuantizationStatistics, collect
 from nncf.algorithms.staged_schedule import StagedScheduler
+from nncf.compression.algorithm import Compressed
 from nncf.compression.controller import Controller
-from nncf.compression.layout import Layout
 from nncf.compression.stage import CompressionStage
 from nncf.compression.statistics import Statistics
-from nncf.graph.graph import Graph
 
 
 class QuantizationController(Controller):
@@ -23,16 +23,16 @@ class QuantizationController(Controller):
 
     def __init__(
         self,
-        quantizers: Mapping[str, Any],
-        layout: Layout,
+        compressed: Compressed,
         options: QuantizationOptions,
-        graph: Graph,
         initialize_ranges: Callable[[], Iterable[str]],
     ) -> None:
         super().__init__()
+        quantizers, layout = compressed.ops, compressed.layout
         self.all_quantizations = dict(quantizers)
         self.layout = layout
-        self._graph = graph
+        self._compressed = compressed
+        self._batchnorm_adaptation = options.initializer.batchnorm_adaptation
         self._initialize_ranges = initialize_ranges
         self.without_range = frozenset(
             name for name, q in quantizers.items() if not q.enabled and not q.initialized
@@ -70,6 +70,18 @@ class QuantizationController(Controller):
         """Find the ranges anew from the registered data loader."""
         self.without_range = frozenset(self._initialize_ranges())
 
+    def adapt_batch_norms(self) -> None:
+        """Measure the statistics of batch norms anew from the registered data loader.
+
+        At the end of training with few bits: weights that go to and fro between two codes leave
+        running averages that fit neither (Nagel et al. 2022, arXiv:2203.11086, section 3).
+
+        Raises DataError when no loader is registered or its data does not fit the model; the
+        statistics are then as before.
+        """
+        adapt(self._compressed, self._batchnorm_adaptation, explicit=True)
+        self._compressed.backend.agree(self._compressed.model)
+
     def get_state(self) -> dict[str, Any]:
         return {**super().get_state(), "without_range": sorted(self.without_range)}
 
@@ -89,4 +101,4 @@ class QuantizationController(Controller):
     def _collect(self) -> QuantizationStatistics:
         signs = {name: bool(q.is_signed) for name, q in self.all_quantizations.items()}
         enabled = {name: bool(q.enabled) for name, q in self.all_quantizations.items()}
-        return collect(self.layout, self._graph, signs, enabled)
+        return collect(self.layout, self._compressed.graph, signs, enabled)

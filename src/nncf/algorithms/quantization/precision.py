@@ -28,7 +28,7 @@ from nncf.graph.graph import Graph
 from nncf.graph.multiplications import positions, samples_in
 from nncf.logging import nncf_logger
 
-_ALL_WIDTHS = tuple(range(8, 1, -1))
+_ALL_WIDTHS = tuple(range(8, 0, -1))
 
 
 def open_widths(options: QuantizationOptions) -> OpenWidths:
