@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import nncf
 from nncf.errors import ExportError, MissingDependency, ParityError, UnsupportedFormat
 from nncf.onnx.run import OnnxFile
 from nncf.openvino.run import OpenVINOFile
@@ -166,6 +168,56 @@ class Narrow(nn.Module):
 
         x = F.relu(self.norm(F.conv2d(activation(x, 0.025, signed=True), weight(self.conv))))
         return F.linear(activation(x, 0.02).flatten(1), weight(self.linear), self.linear.bias)
+
+
+@pytest.mark.parametrize("opset", [0, 99])
+def test_opset_that_the_runtime_cannot_read_is_refused(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int
+) -> None:
+    """The error comes before the model is traced, and names the runtime that must run the file."""
+    monkeypatch.setattr(torch.onnx, "export", None)
+    with pytest.raises(UnsupportedFormat, match=f"ONNX Runtime .* does not read opset {opset}"):
+        export(network, tmp_path / "m.onnx", example_inputs=samples(), save_format=f"onnx_{opset}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "save_format", "standard", "error"),
+    [
+        ("m.onnx", None, True, None),
+        ("m.xml", None, False, None),
+        ("m.onnx", "onnx_int8", None, None),
+        ("m.onnx", "onnx_21", None, None),
+        ("m.onnx", "onnx_99", None, UnsupportedFormat),
+        ("m.onnx", "tflite", None, UnsupportedFormat),
+        ("m.xml", "onnx", None, UnsupportedFormat),
+        ("m.onnx", None, False, MissingDependency),
+        ("m.xml", None, None, MissingDependency),
+        ("none/m.onnx", None, None, ExportError),
+    ],
+)
+def test_form_is_checked_before_training(
+    path: str,
+    save_format: str | None,
+    standard: bool | None,
+    error: type[Exception] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """check_export raises what export would about form, packages and place, and writes nothing."""
+    section = {"algorithm": "quantization", "export_to_onnx_standard_ops": standard}
+    config = nncf.NNCFConfig.from_dict(
+        {"input_info": {"sample_size": [1, 4]}, "compression": section}
+    )
+    controller, _ = nncf.create_compressed_model(nn.Linear(4, 2), config, dump_graphs=False)
+    find = importlib.util.find_spec
+    if error is MissingDependency:
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name)
+        )
+    with pytest.raises(error) if error is not None else nullcontext():
+        controller.check_export(str(tmp_path / path), save_format)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_and_keyword_inputs(network: Network, tmp_path: Path) -> None:

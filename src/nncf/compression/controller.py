@@ -220,6 +220,15 @@ class CompressionController(Controller):
         """
         return self._backend.export(save_path, save_format=save_format, **options)
 
+    def check_export(self, save_path: str, save_format: str | None = None) -> None:
+        """Raise at once what ``export_model`` would raise after training about the form of the file.
+
+        That is: a form that is unknown, that does not go with the name, that needs a package which
+        is absent, or that the runtime does not read; a folder that cannot be written to. Whether
+        the model itself can be written, ``export_model`` says, also before training.
+        """
+        self._backend.check_export(save_path, save_format)
+
 
 class BackendActions:
     """The functions of a CompressionController that need a framework."""
@@ -230,9 +239,11 @@ class BackendActions:
         zero_loss: Callable[[], Any],
         strip: Callable[[bool], Any],
         export: Callable[..., Any],
+        check_export: Callable[[str, str | None], None],
         broadcast: Callable[[], None],
     ) -> None:
         self.zero_loss = zero_loss
         self.strip = strip
         self.export = export
+        self.check_export = check_export
         self.broadcast = broadcast

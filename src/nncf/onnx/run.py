@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nncf.errors import ExportError, MissingDependency
+from nncf.errors import ExportError, MissingDependency, UnsupportedFormat
 
 Array = NDArray[Any]
 
@@ -48,3 +48,21 @@ class OnnxFile:
         """Return all outputs by name; arrays for inputs that the model lacks are not passed."""
         fed = {name: np.asarray(inputs[name]) for name in self.input_names}
         return dict(zip(self.output_names, self.session.run(None, fed), strict=True))
+
+
+def check_opset(opset: int) -> None:
+    """Raise UnsupportedFormat when the ONNX Runtime that is installed does not read the opset."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "one", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    try:
+        OnnxFile(model.SerializeToString(), threads=1)
+    except ExportError as error:
+        raise UnsupportedFormat(
+            f'"onnx_{opset}": ONNX Runtime {onnxruntime.__version__}, which must run the file to prove '
+            f'it, does not read opset {opset}. Expected: an older opset, or "onnx", which leaves the '
+            "choice to the export."
+        ) from error

@@ -379,9 +379,15 @@ def _actions(model: nn.Module, config: NNCFConfig) -> BackendActions:
 
         return export_model(model, config, path, **options)
 
+    def check(path: str, save_format: str | None) -> None:
+        from nncf.torch.export_model import check_export
+
+        check_export(config, path, save_format)
+
     return BackendActions(
         zero_loss=zero_loss,
         strip=partial(strip_compressed, model),
         export=export,
+        check_export=check,
         broadcast=partial(agree, model),
     )

@@ -129,8 +129,7 @@ def export(
     else; nothing is left at ``path``).
     """
     path = Path(path)
-    chosen = Format.choose(path, save_format)
-    require_packages(chosen)
+    chosen = checked_format(path, save_format)
     from nncf.torch.deployment import Deployment  # needs the packages
 
     with temporary_folder(path) as folder:
@@ -138,7 +137,7 @@ def export(
         samples = on_processor(example_inputs)
         with torch.no_grad():
             program = quiet_export(model, samples, opset=chosen.opset)
-            check_opset(program, chosen.opset)
+            check_written(program, chosen.opset)
             deployment = Deployment.build(program, chosen, naming)
             written = deployment.write(folder / path.name)
             report = verify(model, samples, proof=proof, deployment=deployment, path=written)
@@ -147,6 +146,20 @@ def export(
         for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".xml"):
             file.replace(path.parent / file.name)
     return dataclasses.replace(report, sizes=sizes)
+
+
+def checked_format(path: Path, save_format: str | None) -> Format:
+    """Return what is to be written, once packages are there and the runtime reads its opset.
+
+    Raises UnsupportedFormat and MissingDependency.
+    """
+    chosen = Format.choose(path, save_format)
+    require_packages(chosen)
+    if chosen.opset is not None:
+        from nncf.onnx.run import check_opset
+
+        check_opset(chosen.opset)
+    return chosen
 
 
 def require_packages(chosen: Format) -> None:
@@ -217,7 +230,7 @@ def quiet_export(model: nn.Module, samples: Samples, *, opset: int | None) -> An
             logger.setLevel(level)
 
 
-def check_opset(program: Any, wanted: int | None) -> None:
+def check_written(program: Any, wanted: int | None) -> None:
     """Raise ExportError when the exporter could not convert the model to the opset asked for."""
     written = program.model.opset_imports[""]
     if wanted not in (None, written):

@@ -14,7 +14,7 @@ from torch import nn
 from nncf.compression.parity import DEFAULT_TOLERANCE, ParityReport, Tolerance
 from nncf.config import NNCFConfig
 from nncf.torch.calibration import batch_size
-from nncf.torch.export import Naming, Proof, Samples, export
+from nncf.torch.export import Naming, Proof, Samples, checked_format, export, temporary_folder
 from nncf.torch.inputs import example_arguments, first_batch, registered_loader
 from nncf.torch.strip import strip_compressed
 from nncf.torch.structure import map_tensors
@@ -50,20 +50,27 @@ def export_model(  # noqa: PLR0913  # the documented signature
     """
     trained = copy.deepcopy(model).cpu().eval()
     samples = [_with_arguments(sample, model_args or ()) for sample in _samples(trained, config)]
-    if (
-        save_format in (None, "onnx")
-        and Path(path).suffix == ".onnx"
-        and _wants_fake_quantize(config)
-    ):
-        save_format = "onnx_fakequantize"
     return export(
         strip_compressed(trained),
         path,
         example_inputs=samples[0],
         proof=Proof(trained, samples[1:], tolerance or DEFAULT_TOLERANCE),
-        save_format=save_format,
+        save_format=_save_format(config, path, save_format),
         naming=Naming(input_names, output_names),
     )
+
+
+def check_export(config: NNCFConfig, path: str | Path, save_format: str | None) -> None:
+    """Raise what ``export_model`` raises about the form of the file and its place."""
+    path = Path(path)
+    checked_format(path, _save_format(config, path, save_format))
+    with temporary_folder(path):
+        pass
+
+
+def _save_format(config: NNCFConfig, path: str | Path, save_format: str | None) -> str | None:
+    plain = save_format in (None, "onnx") and Path(path).suffix == ".onnx"
+    return "onnx_fakequantize" if plain and _wants_fake_quantize(config) else save_format
 
 
 def _samples(model: nn.Module, config: NNCFConfig) -> list[Samples]:
