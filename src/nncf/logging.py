@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FORMAT = "%(levelname)s:%(name)s:%(message)s"
@@ -27,6 +29,17 @@ def set_log_level(level: int | str) -> None:
     """Show messages of this level and above (``logging.DEBUG`` …); undoes ``disable_logging``."""
     nncf_logger.disabled = False
     nncf_logger.setLevel(level)
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """Inside, nothing below a warning is said: for work that is done over and over."""
+    before = nncf_logger.level
+    nncf_logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        nncf_logger.setLevel(before)
 
 
 def disable_logging() -> None:

@@ -88,6 +88,12 @@ def test_example_configurations_are_valid(path: Path) -> None:
     assert read_options(read_file(path)).remarks == ()
 
 
+def confidence(model: torch.nn.Module, loader: Any) -> float:
+    """Stand for the accuracy of a model that nobody trained."""
+    with torch.no_grad():
+        return float(torch.stack([model(x).softmax(1).amax(1).mean() for x, _ in loader]).mean())
+
+
 SCHEMES = {
     "digits_int8.json": {"8-bit symmetric"},
     "int8.json": {"8-bit symmetric"},
@@ -97,6 +103,7 @@ SCHEMES = {
     "int8_mixed_preset.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int8_transformer.json": {"8-bit symmetric", "8-bit asymmetric"},
     "int4_weights.json": {"4-bit symmetric", "8-bit symmetric"},
+    "mixed_precision_autoq_staged.json": {f"{bits}-bit symmetric" for bits in (2, 4, 8)},
     "mixed_precision_hawq.json": {"4-bit symmetric", "8-bit symmetric"},
     "mixed_precision_hawq_staged.json": {"4-bit symmetric", "8-bit symmetric"},
     "mixed_precision_manual_staged.json": {"4-bit symmetric", "8-bit symmetric"},
@@ -127,12 +134,13 @@ def test_example_configurations_compress_a_model(path: Path) -> None:
     config = NNCFConfig.from_json(path)
     config["log_dir"] = "."
     script = a_training_script(transformer="transformer" in path.name, wide="prun" in path.name)
-    criterion = torch.nn.CrossEntropyLoss()
-    register_default_init_args(config, script["train_loader"], criterion=criterion)
+    judges = {"criterion": torch.nn.CrossEntropyLoss(), "autoq_eval_fn": confidence}
+    register_default_init_args(config, script["train_loader"], **judges)
     _, model = create_compressed_model(script["model"], config)
     every = [insert.op for insert in model.compression.layout]
     ops = [op for op in every if op.algorithm == "quantization"]
-    assert {f"{op.bits}-bit {op.mode}" for op in ops} == SCHEMES.get(path.name, set())
+    found, expected = {f"{op.bits}-bit {op.mode}" for op in ops}, SCHEMES.get(path.name, set())
+    assert found == expected or ("autoq" in path.name and found < expected)
     assert {str(op) for op in every if op not in ops} == MASKS.get(path.name, set())
     assert every
     if not ops:

@@ -209,10 +209,24 @@ def _generators(loader: object) -> Iterator[torch.Generator]:
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, nothing elsewhere; yields a function of how much is done."""
-    if not sys.stderr.isatty() or not is_main_process():
+    """Show a bar on a terminal, nothing elsewhere; yields a function of how much is done.
+
+    Within another bar none is shown: the outer one says more.
+    """
+    if not sys.stderr.isatty() or not is_main_process() or _SHOWN:
         yield lambda _done: None
         return
+    _SHOWN.append(description)
+    try:
+        yield from _bar(description, total)
+    finally:
+        _SHOWN.pop()
+
+
+_SHOWN: list[str] = []
+
+
+def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

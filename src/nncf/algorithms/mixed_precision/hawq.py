@@ -51,8 +51,6 @@ def choose(options: Any, space: Space, evidence: Evidence, folder: Path | None) 
     files that do not fit, DataError when the model cannot be measured.
     """
     strict = options.bitwidth_assignment_mode == "strict"
-    if options.dump_init_precision_data and folder is not None:
-        report.check_plots()
     budget = read_budget(options, space)
     check_reach(space, budget, strict=strict)
     names = list(space.weights)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nncf.errors import MissingDependency
 
 TABLE = "bitwidth_costs.csv"
 PLOT = "bitwidths.png"
+EPISODES = "autoq_episodes"
 
 
 def check_plots() -> None:
@@ -31,6 +33,27 @@ def write(folder: Path, space: Space, widths: Widths, found: Any) -> None:
     write_text(folder / TABLE, _table(space, widths, found))
     with replacing(folder / PLOT) as path:
         _plot(path, space, widths, found.traces)
+
+
+def write_episodes(folder: Path, episodes: Sequence[Any]) -> None:
+    """Write what each episode tried and got, as a table and as a plot."""
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["episode", "score", "share of size", *episodes[0].widths])
+    for number, episode in enumerate(episodes):
+        writer.writerow([number, episode.score, episode.share, *episode.widths.values()])
+    write_text(folder / f"{EPISODES}.csv", text.getvalue())
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    scores = [episode.score for episode in episodes]
+    axes.plot(scores, ".", label="score")
+    axes.plot(list(itertools.accumulate(scores, max)), label="best so far")
+    axes.set_xlabel("episode")
+    axes.legend()
+    with replacing(folder / f"{EPISODES}.png") as path:
+        figure.savefig(path, dpi=120)
 
 
 def _table(space: Space, widths: Widths, found: Any) -> str:

@@ -11,13 +11,13 @@ from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
 from nncf.algorithms.quantization.controller import QuantizationController
 from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.placement import Placement, place
-from nncf.algorithms.quantization.precision import given_by_scope, open_widths, searched
+from nncf.algorithms.quantization.precision import given_by_scope, open_widths
 from nncf.algorithms.quantization.ranges import calibrations
 from nncf.algorithms.quantization.scheme import Scheme
+from nncf.algorithms.quantization.search import Search
 from nncf.compression.algorithm import Algorithm, Compressed, Given
 from nncf.compression.layout import Layout
 from nncf.config.structures import QuantizationRangeInitArgs
-from nncf.errors import ConfigError
 from nncf.graph.graph import Graph
 from nncf.graph.scopes import Scopes
 
@@ -28,15 +28,6 @@ class QuantizationAlgorithm(Algorithm):
     name: ClassVar[str] = "quantization"
     changes_values: ClassVar[bool] = True
     options: QuantizationOptions
-
-    def __init__(self, options: QuantizationOptions, root: Any) -> None:
-        super().__init__(options, root)
-        precision = options.initializer.precision
-        if precision is not None and precision.type == "autoq":
-            raise ConfigError(
-                'initializer.precision.type = "autoq": this release does not choose bit '
-                'widths by trying. Choose them with type "hawq", or give them with type "manual".'
-            )
 
     def plan(self, graph: Graph) -> Layout:
         placement = self._place(graph)
@@ -53,8 +44,12 @@ class QuantizationAlgorithm(Algorithm):
         if precision is None or precision.type == "manual":
             return given.layout
         placement = self._place(given.graph)
-        layout = searched(placement, precision, given, self._initialize_weight_ranges)
-        return self._with_pace(layout)
+        search = Search(
+            *(placement, precision, given),
+            initialize=self.initialize,
+            initialize_weights=self._initialize_weight_ranges,
+        )
+        return self._with_pace(search.run())
 
     def _place(self, graph: Graph) -> Placement:
         return place(

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed precision of ResNet-20 by Hessian traces: how long it takes, and what it chooses.
+
+    python -m benchmarks.hawq --data FOLDER [--epochs 1] [--output FILE.json]
+
+The folder is that of ``benchmarks.accuracy_cifar10``. The network is fine-tuned in floating point
+for a moment, since its weights come from uncoded images. Then bit widths of weights are searched at
+the size of uniform 5 bits, activations having 8: once with the integer programme and once
+greedily, from the same traces and rounding errors. Accuracy is that of the quantized network
+before any training, over the first test images. Needs Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from benchmarks.accuracy_cifar10 import (
+    Images,
+    TrainingBatches,
+    accuracy,
+    read_images,
+    read_network,
+    train,
+)
+from benchmarks.records import find, machine, markdown, write
+from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+from nncf.algorithms.mixed_precision import hawq
+from nncf.algorithms.mixed_precision.budget import Budget
+from nncf.algorithms.mixed_precision.programme import solve
+from nncf.algorithms.mixed_precision.space import Space
+from tests.algorithms.mixed_precision.solvers import greedy, total
+
+UNIFORM = 5
+EVERY = (2, 3, 4, 5, 6, 7, 8)
+CHOICES = ((4, 8), (2, 4, 8), EVERY)
+
+
+class Watched:
+    """Stands for ``hawq.weigh`` and keeps what went in and came out."""
+
+    def __init__(self) -> None:
+        self.space = Space({})
+        self.found: Any = None
+        self.weigh = hawq.weigh
+
+    def __call__(self, space: Space, *rest: Any) -> Any:
+        self.space, self.found = space, self.weigh(space, *rest)
+        return self.found
+
+
+def compressed(model: nn.Module, batches: TrainingBatches, precision: dict[str, Any]) -> nn.Module:
+    config = NNCFConfig.from_dict(
+        {
+            "input_info": {"sample_size": [1, 3, 32, 32]},
+            "target_device": "TRIAL",
+            "compression": {
+                "algorithm": "quantization",
+                "weights": {"per_channel": True},
+                "activations": {"bits": 8},
+                "initializer": {"precision": precision},
+            },
+        }
+    )
+    register_default_init_args(config, batches, criterion=nn.CrossEntropyLoss())
+    return create_compressed_model(copy.deepcopy(model), config, dump_graphs=False)[1]
+
+
+def limited(space: Space, widths: tuple[int, ...]) -> Space:
+    """Return the space with only these widths for weights."""
+    quantizers = {
+        name: dataclasses.replace(q, widths=widths) if q.weight else q
+        for name, q in space.quantizers.items()
+    }
+    return Space(quantizers, space.products)
+
+
+def plans(space: Space, costs: Any, budget: Budget) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield the plans that are compared, with their names."""
+    yield f"uniform {UNIFORM} bits", dict.fromkeys(space.weights, UNIFORM)
+    for widths in CHOICES:
+        choice, text = limited(space, widths), "/".join(map(str, widths))
+        table = {name: {b: row[b] for b in widths} for name, row in costs.items()}
+        by_greed = greedy(choice, table, budget)
+        assert by_greed is not None  # every choice has widths below 5
+        yield f"{text}, greedy", by_greed
+        yield f"{text}, integer programme", solve(choice, table, budget)
+
+
+def measure(model: nn.Module, batches: TrainingBatches, test: Images) -> dict[str, Any]:
+    values = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    size = values * UNIFORM / 8
+    precision = {"type": "hawq", "bits": EVERY, "budget": {"type": "bytes", "value": size}}
+    watched = Watched()
+    start = time.perf_counter()
+    with mock.patch.object(hawq, "weigh", watched):
+        compressed(model, batches, precision)
+    seconds = time.perf_counter() - start
+    space, costs, rows = watched.space, watched.found.costs, []
+    for name, widths in plans(space, costs, Budget("bytes", 8 * size)):
+        chosen = {n: widths[n] for n in space.weights}
+        entries = [[bits, scope] for scope, bits in chosen.items()]
+        quantized = compressed(model, batches, {"type": "manual", "bitwidth_per_scope": entries})
+        rows.append(
+            {
+                "plan": name,
+                "bytes": sum(q.values * chosen[n] for n, q in space.weights.items()) / 8,
+                "objective": total(costs, chosen),
+                "accuracy": accuracy(quantized, test),
+                "widths": chosen,
+            }
+        )
+    return {"seconds": seconds, "traces": dict(watched.found.traces), "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with the images and the weights")
+    parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning in floating point")
+    parser.add_argument("--images", type=int, default=10_000, help="for fine-tuning")
+    parser.add_argument("--test-images", type=int, default=2_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="JSON file for all results")
+    options = parser.parse_args()
+    if options.data is None:
+        print("not measured: pass --data FOLDER, which holds the images and the weights")
+        return
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    images = read_images(find(options.data / "cifar10_jpeg", "train.zip"), options.images)
+    test = read_images(find(options.data / "cifar10_jpeg", "test*.zip"), options.test_images)
+    model = read_network(options.data / "cifar10_resnet_weights")
+    train(model, TrainingBatches(images, 128, 0), options.epochs, 0.01)
+    model.eval()
+    result = measure(model, TrainingBatches(images, 32, 0), test)
+    print(f"floating point: {accuracy(model, test):.2f} %; search: {result['seconds']:.0f} s")
+    header = ["plan", "bytes", "objective", "accuracy before training", "weights by bits"]
+    table = [
+        [row["plan"], f"{row['bytes']:,.0f}", f"{row['objective']:.4g}", f"{row['accuracy']:.2f} %",
+         ", ".join(f"{b}: {n}" for b, n in sorted(Counter(row["widths"].values()).items()))]
+        for row in result["rows"]
+    ]  # fmt: skip
+    print(markdown(header, table))
+    write(options.output, {"machine": machine(), **result})
+
+
+if __name__ == "__main__":
+    main()
