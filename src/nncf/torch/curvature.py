@@ -73,6 +73,7 @@ def average_traces(model: nn.Module, weights: Sequence[str], wish: TraceWish) ->
     ``weights`` name CompressionOps of the model. Estimated by Hutchinson's method, as the mean of
     v·Hv over vectors v of random signs: the same for the same data, whatever the random streams.
     The model runs in evaluation mode without its CompressionOps and is as before afterwards.
+    Weights that the data did not lead to are missing.
 
     Raises DataError when the data or the loss does not fit, when the loss cannot be differentiated
     twice, or when memory runs out.
@@ -144,8 +145,7 @@ class _Hutchinson:
                     if done >= FEWEST_VECTORS and self._settled(before, mean):
                         done = self.wish.vectors
                         break
-        traces = dict.fromkeys(self.probes, 0.0)
-        return traces | dict(zip(reached, mean.tolist(), strict=True))
+        return dict(zip(reached, mean.tolist(), strict=True))
 
     def _settled(self, before: Tensor, mean: Tensor) -> bool:
         last = float(before.sum())

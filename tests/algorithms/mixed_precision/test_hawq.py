@@ -273,6 +273,24 @@ def test_a_limit_that_limits_nothing_is_told(caplog: pytest.LogCaptureFixture) -
     assert any("keeps the widest of its bits (468.0 bytes)" in line for line in warnings)
 
 
+def test_branches_that_the_data_does_not_take_keep_wide_weights(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A layer that no registered batch reaches counts as sensitive, with a warning."""
+
+    class Forked(Branching):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.norm(self.conv1(x)))
+            x = self.conv2(x) + (self.conv3(x) if len(x) == 1 else 0.0)
+            return self.linear(x.mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    budget = {"type": "bytes", "value": (32 * 8 + 436 * 5) / 8}
+    _, model = compress({**HAWQ, "bits": [4, 8], "budget": budget}, model=Forked())
+    assert weight_widths(model)["Forked/Conv2d[conv3]/conv2d_0|WEIGHT"] == 8
+    assert any("No value reached 1 weights" in r.getMessage() for r in caplog.records)
+
+
 def test_frozen_weights_keep_eight_bits(trained: nn.Module) -> None:
     """A frozen weight is left at 8 bits, the others make up for it."""
     trained.conv2.weight.requires_grad_(False)

@@ -83,6 +83,7 @@ def weigh(
         for name, weight in space.weights.items():
             if width in weight.widths:
                 table[name][width] = measured.get(name, 0.0)
+    traces = _with_unseen(space, traces)
     least = _LEAST_SHARE * max((abs(trace) for trace in traces.values()), default=0.0)
     below = [name for name, trace in traces.items() if trace <= 0]
     if len(below) == len(traces):
@@ -101,6 +102,20 @@ def weigh(
         for name, row in table.items()
     }
     return Findings(traces, table, costs)
+
+
+def _with_unseen(space: Space, traces: Mapping[str, float]) -> Mapping[str, float]:
+    """Return traces of all weights: those that no data reached count as the most sensitive."""
+    unseen = [name for name in space.weights if name not in traces]
+    if not unseen:
+        return traces
+    nncf_logger.warning(
+        "No value reached %d weights while Hessian traces were estimated, so they count as the most "
+        "sensitive: %s. Does the registered data take all branches of the model?",
+        *(len(unseen), ", ".join(unseen[:5])),
+    )
+    most = max(traces.values(), default=0.0)
+    return {name: traces.get(name, most) for name in space.weights}
 
 
 def _tell(space: Space, widths: Mapping[str, int], budget: Budget, found: Findings) -> None:
