@@ -8,6 +8,7 @@ parameters, shared, or inside rewritten layers are seen as the quantizers will s
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from nncf.torch.calibration import (
 from nncf.torch.data import target_of
 from nncf.torch.intercept import compression_of
 from nncf.torch.trials import trial
+
+_LOGGER = logging.getLogger("nncf")
 
 FEWEST_VECTORS = 10
 """The estimate goes on at least so long: its first changes may be small by chance."""
@@ -136,15 +139,21 @@ class _Hutchinson:
         changes = list(reached.values())
         mean = torch.zeros(len(changes), dtype=torch.float64)
         done, sizes = 0, torch.tensor([float(change.numel()) for change in changes])
+        settled = False
         with progress("Hessian traces", self.wish.vectors) as show:
-            while changes and done < self.wish.vectors:
+            while changes and not settled and done < self.wish.vectors:
                 for found in self._block(batches, changes, min(_BLOCK, self.wish.vectors - done)):
                     done += 1
                     before, mean = mean, mean + (found / sizes - mean) / done
                     show(done)
-                    if done >= FEWEST_VECTORS and self._settled(before, mean):
-                        done = self.wish.vectors
+                    settled = done >= FEWEST_VECTORS and self._settled(before, mean)
+                    if settled:
                         break
+        _LOGGER.info(
+            "Hessian traces: %d random vectors over %d samples%s.",
+            *(done, sum(batch.samples for batch in batches)),
+            "" if settled else ", all that iter_number allows",
+        )
         return dict(zip(reached, mean.tolist(), strict=True))
 
     def _settled(self, before: Tensor, mean: Tensor) -> bool:
