@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nncf.compression.sizes import Size, SizeTable
 from nncf.errors import CheckpointError
 from nncf.onnx import size as onnx_size
+from nncf.onnx.two_level import store_signs
+from nncf.onnx.write import clean, serialized
 from nncf.openvino import size as openvino_size
 from nncf.openvino.write import write_ir
 from tests.onnx.drawing import RANDOM, Drawing
@@ -98,6 +101,46 @@ def test_tensors_of_other_programs_are_counted(tmp_path: Path) -> None:
     (tmp_path / "w").unlink()
     with pytest.raises(CheckpointError, match=r"its tensors, .*w, cannot be read"):
         onnx_size.size_table(path)
+
+
+def test_bits_of_binary_weights(tmp_path: Path) -> None:
+    """Weights stored as signs count a bit an element, with 4 bytes that it stands for."""
+    drawing = Drawing(x=(1, 32, 8, 8))
+    weight = RANDOM.choice([-1, 1], SHAPE) * RANDOM.uniform(0.5, 1, (64, 1, 1, 1))
+    y = drawing.add("Relu", drawing.add("Conv", "x", weight.astype(np.float32)))
+    model = ir.from_proto(onnx.ModelProto.FromString(drawing.finish(y)))
+    store_signs(model)
+    clean(model)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(serialized(model))
+    table = onnx_size.size_table(path)
+    assert table.total == path.stat().st_size
+    (row,) = by_form(table)["packed codes"]
+    assert (row.packed, row.dense) == (ELEMENTS // 8, ELEMENTS * 4)
+    assert table.dense == ELEMENTS * 4
+
+
+def test_numbers_that_choose_in_the_forward_are_no_codes(tmp_path: Path) -> None:
+    """Where and FakeQuantize on activations leave what they read as it is: it is in FP32, too."""
+    drawing = Drawing(x=(1, 3, 8, 8))
+    high, low = np.float32(1), np.zeros((3, 1, 1), np.float32)
+    drawing.add("Where", drawing.add("Greater", "x", np.float32(0.5)), high, low)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(drawing.finish(drawing.nodes[-1].output[0]))
+    assert [row.form for row in onnx_size.size_table(path).rows] == ["dense"] * 3
+
+
+def test_the_bias_of_a_linear_layer_is_no_scale(tmp_path: Path) -> None:
+    """OpenVINO multiplies biases of Gemm by its beta; they count as what they are."""
+    drawing = Drawing(x=(2, 8))
+    weight, bias = np.ones((4, 8), np.float32), np.ones(4, np.float32)
+    y = drawing.add("Gemm", "x", weight, bias, transB=1)
+    write_ir(drawing.finish(y), tmp_path / "m.xml")
+    table = openvino_size.size_table(tmp_path / "m.xml")
+    assert {row.name: (row.dense, row.form) for row in table.rows if row.packed > 8} == {
+        "stored_0": (128, "dense"),
+        "stored_1": (16, "dense"),
+    }
 
 
 @pytest.mark.parametrize("content", [None, b"PK\x03\x04", b"", b"<net></net>", b"<other/>"])

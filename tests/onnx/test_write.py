@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from nncf.onnx.write import deploy, find_probes, rename, serialized, with_probes
+from nncf.onnx.activations import leave_out_zero_points
+from nncf.onnx.write import clean, deploy, find_probes, rename, serialized, with_probes
 from tests.onnx.drawing import RANDOM, Drawing, conv_norm, image, operations, run
 
 
@@ -182,6 +183,34 @@ def test_bias_far_beyond_its_weight_stays(tmp_path: Path) -> None:
     result, x = deployed(data), image()
     difference = np.abs(run(result, x) - run(data, x, optimize=False))
     assert difference.max() <= 0.0501
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_biases_for_openvino_are_added_in_their_shape(quantized: bool) -> None:
+    """The other form adds the bias after the convolution and computes the same values."""
+    drawing = Drawing(x=(1, 3, 8, 8))
+    weight = drawing.weight((4, 3, 3, 3)) if quantized else np.ones((4, 3, 3, 3), np.float32)
+    y = drawing.add("Conv", "x", weight, RANDOM.normal(size=4).astype(np.float32))
+    data = drawing.finish(drawing.add("Relu", y))
+    model = ir.from_proto(onnx.ModelProto.FromString(data))
+    deploy(model, for_onnx_runtime=False)
+    (convolution,) = (node for node in model.graph if node.op_type == "Conv")
+    assert len(convolution.inputs) == 2
+    x = image()
+    np.testing.assert_allclose(run(serialized(model), x), run(data, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("zero", "left"), [(0, 2), (3, 3)])
+def test_zero_points_of_zero_are_left_out(zero: int, left: int) -> None:
+    """Only zero points that are zero go, and values stay."""
+    drawing = Drawing(x=(1, 3, 8, 8))
+    data = drawing.finish(drawing.quantize("x", 0.01, zero))
+    model = ir.from_proto(onnx.ModelProto.FromString(data))
+    leave_out_zero_points(model.graph)
+    clean(model)
+    assert [len(node.inputs) for node in model.graph] == [left, left]
+    x = image()
+    np.testing.assert_array_equal(run(serialized(model), x), run(data, x))
 
 
 def test_file_tells_nothing_of_the_machine() -> None:

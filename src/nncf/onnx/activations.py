@@ -178,6 +178,18 @@ def requantize_passing(graph: ir.Graph) -> None:
                 quantize_after(graph, node, output, first)
 
 
+def leave_out_zero_points(graph: ir.Graph) -> None:
+    """Remove zero points that are zero: OpenVINO's IR would have three operations for each.
+
+    A QuantizeLinear without one gives uint8, so those of other types stay.
+    """
+    for node in nodes(graph, "QuantizeLinear", "DequantizeLinear"):
+        zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
+        may_go = node.op_type == "DequantizeLinear" or (zero is not None and zero.dtype == np.uint8)
+        if zero is not None and may_go and not np.any(zero):
+            node.resize_inputs(2)
+
+
 def pads_on_grid(node: ir.Node) -> bool:
     """True if padding writes zeros or copies values; zero is a level of every grid."""
     value = node.inputs[2] if len(node.inputs) > 2 else None

@@ -69,11 +69,12 @@ def separate_biases(graph: ir.Graph) -> None:
     stay in its IR.
     """
     for layer in nodes(graph, "Conv", "ConvTranspose"):
-        weight, bias = weight_behind(layer.inputs[1]), layer.inputs[2] if has_bias(layer) else None
+        stored, bias = weight_behind(layer.inputs[1]), layer.inputs[2] if has_bias(layer) else None
+        weight = array(layer.inputs[1]) if stored is None else stored.codes
         data, result = array(bias), layer.outputs[0]
         if weight is None or bias is None or data is None or result.is_graph_output():
             continue
-        shaped = store(graph, f"{bias.name}.shaped", along(data, weight.codes.ndim, 1))
+        shaped = store(graph, f"{bias.name}.shaped", along(data, weight.ndim, 1))
         added = ir.node("Add", [result, shaped])
         added.outputs[0].name = f"{result.name}.biased"
         added.outputs[0].shape, added.outputs[0].type = result.shape, result.type

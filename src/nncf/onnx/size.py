@@ -11,8 +11,14 @@ from nncf.compression.packed_tensor import element_count
 from nncf.compression.sizes import Size, SizeTable
 from nncf.errors import CheckpointError, MissingDependency
 
-_UNPACKING = ("Cast", "Gather", "Reshape", "Slice", "Add", "Mul")
-_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "FakeQuantize")
+_UNPACKING = ("Cast", "Gather", "Reshape", "Slice", "Add", "Mul", "BitwiseAnd")
+_QUANTIZERS = {
+    "QuantizeLinear": ("scale", "zero point"),
+    "DequantizeLinear": ("scale", "zero point"),
+    "FakeQuantize": ("bound",) * 4,
+    "Where": ("value", "value"),
+}
+"""What the inputs behind the first are, where the first may be a weight's codes."""
 _FLOAT = 4  # bytes of an element of a weight that is not compressed
 
 
@@ -100,35 +106,40 @@ def _roles(graph: Any, tensors: Mapping[str, Any]) -> dict[str, tuple[str, int]]
     makers = {output: node for node in graph.node for output in node.output}
     roles: dict[str, tuple[str, int]] = {}
     for node in graph.node:
-        if node.op_type not in _QUANTIZERS:
-            continue
-        names = ("scale", "zero point") if node.op_type != "FakeQuantize" else ("bound",) * 4
-        for role, name in zip(names, node.input[1:], strict=False):
-            roles[name] = (role, 0)
-        if node.op_type == "DequantizeLinear":
-            roles |= _codes(node.input[0], makers, tensors)
+        names = _QUANTIZERS.get(node.op_type, ())
+        codes = _codes(node.input[0], makers, tensors) if names else {}
+        if codes or node.op_type != "Where":  # that of an activation has numbers of its own
+            roles |= {name: (role, 0) for role, name in zip(names, node.input[1:], strict=False)}
+        roles |= codes
     return roles
 
 
-def _codes(value: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> Any:
-    """Follow the nodes that unpack a weight back to what is stored."""
+def _codes(
+    value: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> dict[str, tuple[str, int]]:
+    """Follow the nodes that unpack a weight back to what is stored; empty for anything else."""
     roles: dict[str, tuple[str, int]] = {}
     count, table = None, False
     while value in makers and makers[value].op_type in _UNPACKING:
         node = makers[value]
         first = 1 if node.op_type == "Gather" else 0
-        others = [name for name in node.input if name != node.input[first]]
+        others = [name for name in node.input if name and name != node.input[first]]
         roles |= dict.fromkeys(others, ("to unpack", 0))
         if node.op_type == "Reshape" and count is None:
             count = element_count(tuple(_numbers(tensors.get(node.input[1]))))
-        table |= node.op_type == "Gather"
+        table |= node.op_type in ("Gather", "BitwiseAnd")
         value = node.input[first]
-    if value not in tensors or (roles and not set(roles) <= set(tensors)):
+    stored = tensors.get(value)
+    if stored is None or not set(roles) <= set(tensors) or _is_float(stored):
         return {}
-    count = element_count(tuple(tensors[value].dims)) if count is None else count
-    wide = tensors[value].data_type == type(tensors[value]).INT32
+    count = element_count(tuple(stored.dims)) if count is None else count
+    wide = stored.data_type == stored.INT32
     role = "packed codes" if table else "bias codes" if wide else "codes"
     return roles | {value: (role, count)}
+
+
+def _is_float(tensor: Any) -> bool:
+    return tensor.data_type in (tensor.FLOAT, tensor.FLOAT16, tensor.BFLOAT16, tensor.DOUBLE)
 
 
 def _numbers(tensor: Any) -> list[int]:

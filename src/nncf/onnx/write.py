@@ -57,13 +57,14 @@ class Probe:
         return np.rint(data / self.scale + self.zero).astype(np.int64)
 
 
-def deploy(model: ir.Model, *, integer_biases: bool = True) -> None:
+def deploy(model: ir.Model, *, for_onnx_runtime: bool = True) -> None:
     """Bring an exported model into its deployed form, in place.
 
     Afterwards weights are int8, batch norms are part of them, activations are uint8 with
     quantizers on both sides of whatever can run on integers. ``find_probes`` tells where the
-    exported quantizers went. ``integer_biases``: ONNX Runtime needs biases as int32 to run a
-    layer on integers; OpenVINO does not, and rounds less without.
+    exported quantizers went. ``for_onnx_runtime``: to run on integers it needs biases as int32,
+    and quantizers behind operations that only move values; OpenVINO does not, and rounds less and
+    has smaller files without.
     """
     common.LiftConstantsToInitializersPass()(model)
     fold_weight_sources(model)
@@ -80,8 +81,8 @@ def deploy(model: ir.Model, *, integer_biases: bool = True) -> None:
     absorb_channel_scales(graph)
     flatten_linears(graph)
     clean(model)
-    requantize_passing(graph)
-    if integer_biases:
+    if for_onnx_runtime:
+        requantize_passing(graph)
         quantize_biases(graph)
     else:
         separate_biases(graph)

@@ -20,7 +20,8 @@ _FLOAT = 4  # bytes of an element of a weight that is not compressed
 class _Layer:
     """One layer: type, place of its data (of a Const), elements of its result, its readers.
 
-    Readers are pairs of a layer and the number of its input.
+    Readers are pairs of a layer and the number of its input; sources are the layers read, by the
+    number of the input.
     """
 
     name: str
@@ -28,6 +29,7 @@ class _Layer:
     data: Mapping[str, str]
     elements: int
     readers: list[tuple[_Layer, int]]
+    sources: dict[int, _Layer]
 
     @property
     def place(self) -> tuple[int, int]:
@@ -68,8 +70,10 @@ def _read(path: Path) -> dict[str, _Layer]:
         root = ElementTree.parse(path).getroot()  # noqa: S314  # a file that the user chose to open
         layers = {item.attrib["id"]: _layer(item) for item in root.iterfind("layers/layer")}
         for edge in root.iterfind("edges/edge"):
-            reader = layers[edge.attrib["to-layer"]], int(edge.attrib["to-port"])
-            layers[edge.attrib["from-layer"]].readers.append(reader)
+            source, reader = (layers[edge.attrib[f"{end}-layer"]] for end in ("from", "to"))
+            port = int(edge.attrib["to-port"])
+            source.readers.append((reader, port))
+            reader.sources[port] = source
         if root.tag != "net" or not layers:
             raise ValueError("it has no layers")  # noqa: TRY301  # all that is wrong has one message
     except OSError as error:
@@ -91,9 +95,8 @@ def _layer(item: ElementTree.Element) -> _Layer:
         int(attributes["offset"]), int(attributes["size"])
     port = item.find("output/port")
     sizes = [int(dim.text or 0) for dim in (() if port is None else port.iterfind("dim"))]
-    return _Layer(
-        item.attrib["name"], item.attrib["type"], attributes, element_count(tuple(sizes)), []
-    )
+    count = element_count(tuple(sizes))
+    return _Layer(item.attrib["name"], item.attrib["type"], attributes, count, [], {})
 
 
 def _row(layer: _Layer, stored: int) -> Size:
@@ -108,7 +111,7 @@ def _role(layer: _Layer) -> tuple[str, int]:
     """Return what a constant is, and how many elements of a weight it stands for.
 
     A weight is Multiply(Subtract(Convert(…codes…), zero point), scale); what makes the codes may
-    be a Gather from a table, and an Add.
+    be a Gather from a table, and an Add. That of a binary convolution is FakeQuantize(Convert(…)).
     """
     chain = list(_chain(layer)) or [(layer, 0)]
     first, (last, port) = chain[0][0], chain[-1]
@@ -118,9 +121,9 @@ def _role(layer: _Layer) -> tuple[str, int]:
     if beside:  # read as a table, a shape, an offset
         integer = layer.data.get("element_type", "")[:1] in ("i", "u")
         return ("to unpack" if integer else "dense"), 0
-    if last.kind == "Multiply" and port == 1:
+    if last.kind == "Multiply" and port == 1 and last.sources[0].kind in ("Convert", "Subtract"):
         return "scale", 0
-    if last.kind not in ("Subtract", "Multiply") or first.kind != "Convert":
+    if last.kind not in ("Subtract", "Multiply", "FakeQuantize") or first.kind != "Convert":
         return "dense", 0
     if port == 1:
         return "zero point", 0

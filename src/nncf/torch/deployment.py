@@ -10,6 +10,7 @@ from typing import Any
 
 from nncf.compression.sizes import SizeTable
 from nncf.onnx import size as onnx_size
+from nncf.onnx.activations import leave_out_zero_points
 from nncf.onnx.fake_quantize import fake_quantize_probes, use_fake_quantize
 from nncf.onnx.graph import Array
 from nncf.onnx.pack import pack_weights
@@ -55,10 +56,11 @@ class Deployment:
             grids = use_fake_quantize(model)
         else:
             grids = {}
-            deploy(model, integer_biases=kind == "onnx")
+            deploy(model, for_onnx_runtime=kind == "onnx")
         if form.packs:
             pack_weights(model, raise_opset=form.opset is None)
         if kind != "onnx":
+            leave_out_zero_points(model.graph)
             use_binary_convolutions(model)
         elif form.packs:
             store_signs(model)
