@@ -145,7 +145,7 @@ def evaluating(
         if buffer is not None
     ]
     kept: set[nn.Module] = set()
-    with torch.no_grad(), same_random_streams(loader), _on_device(model, device):
+    with torch.no_grad(), same_random_streams(loader), on_device(model, device):
         try:
             for module, _ in flags:
                 module.training = False
@@ -162,7 +162,7 @@ def evaluating(
 
 
 @contextmanager
-def _on_device(model: nn.Module, device: Any) -> Iterator[None]:
+def on_device(model: nn.Module, device: Any) -> Iterator[None]:
     """Move a model that lies on one device to another, and back afterwards."""
     homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     if device is None or len(homes) != 1 or homes == {torch.empty(0, device=device).device}:

@@ -24,6 +24,7 @@ from nncf.torch.calibration import (
     device_of,
     evaluating,
     moved,
+    on_device,
     progress,
 )
 from nncf.torch.data import target_of
@@ -85,7 +86,7 @@ def average_traces(model: nn.Module, weights: Sequence[str], wish: TraceWish) ->
     assert compression is not None
     probes = {name: _Probe() for name in weights}
     ops = dict(compression.ops.items())
-    with trial(model, wish.loader), torch.enable_grad():
+    with trial(model, wish.loader), on_device(model, wish.device), torch.enable_grad():
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
