@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -300,3 +304,62 @@ def test_pruned_channels_leave_two_values(mode):
     assert torch.allclose(stripped(X), model(X), atol=1e-5)
     channels = len(stripped.inner.weight) if mode == "xnor" else 1
     assert len(stripped.inner.weight.abs().unique()) == channels
+
+
+class Read(nn.Module):
+    """Its weight goes into a convolution and, as it is, into a sum; another one is standardised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.filters = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(x)) + self.conv.weight.abs().sum()
+        return nn.functional.conv2d(x, self.filters - self.filters.mean())
+
+
+def test_weights_that_others_read() -> None:
+    """A weight read elsewhere keeps its values, and is binarized on its way into the convolution."""
+    torch.manual_seed(0)
+    controller, model = nncf.create_compressed_model(Read(), config(), dump_graphs=False)
+    reasons = [skip.reason for skip in model.compression.layout.skipped]
+    assert any("takes only weights that are parameters themselves" in reason for reason in reasons)
+    model.train()(X).sum().backward()
+    stripped = controller.strip()
+    assert torch.equal(stripped.conv.weight, model.conv.weight)
+    assert torch.equal(stripped.eval()(X), model.eval()(X))
+
+
+RANKS = """
+import sys, torch, torch.distributed as dist
+import nncf
+from tests.algorithms.binarization.test_binarization import Net, X, config
+
+dist.init_process_group("gloo", rank=int(sys.argv[1]), world_size=2, init_method=sys.argv[2])
+nncf.disable_logging()
+torch.manual_seed(0)
+controller, model = nncf.create_compressed_model(Net(), config(), dump_graphs=False)
+wrapped = torch.nn.parallel.DistributedDataParallel(model)
+controller.distributed()
+wrapped.train()((1 + 2 * dist.get_rank()) * X).sum().backward()
+print([float(op.scale()) for op in controller.activation_binarizers.values()], flush=True)
+dist.barrier()
+"""
+
+
+def test_first_scales_of_several_processes_agree(root: Path, tmp_path: Path) -> None:
+    """Without registered data each process sees its own first batch; all take the mean scale."""
+    where = (tmp_path / "meeting").as_uri()
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANKS, str(rank), where],
+            cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    done = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], [error for _, error in done]
+    scales = [json.loads(output) for output, _ in done]
+    assert scales[0] == scales[1]
+    assert scales[0][0] == pytest.approx(2 * float(X.max()), rel=0.02)

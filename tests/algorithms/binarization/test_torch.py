@@ -164,3 +164,12 @@ def test_compiled_in_training():
     expected.sum().backward()
     assert torch.allclose(op.logit_of_threshold.grad, twin.logit_of_threshold.grad)
     assert torch.equal(compiled(x), expected)
+
+
+def test_a_replica_says_that_it_cannot_keep_a_scale():
+    """In DataParallel a first scale would be lost with the replica: the error tells two ways out."""
+    op = ActivationBinarizer(Binarizer("threshold", 1), (4, 1, 1)).train()
+    op._is_replica = True
+    with pytest.raises(nncf.ModelError, match="before wrapping"):
+        op(torch.rand(2, 4, 5, 5))
+    assert not op.initialized

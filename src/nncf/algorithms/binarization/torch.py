@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from nncf.algorithms.binarization.formula import TOP_SHARE
 from nncf.algorithms.binarization.scheme import Binarizer
 from nncf.compression.layout import Insert
-from nncf.errors import DataError
+from nncf.errors import DataError, ModelError
 from nncf.torch import kernels
 
 SMALLEST = 1e-12
@@ -169,7 +169,17 @@ class ActivationBinarizer(nn.Module):
 
     @torch.no_grad()
     def _start_from(self, x: torch.Tensor) -> None:
-        """Set the scale to the value that 0.1 % of x reach; all ranks take their mean."""
+        """Set the scale to the value that 0.1 % of x reach; all ranks take their mean.
+
+        Raises ModelError in a replica of DataParallel, where it would be lost.
+        """
+        if getattr(self, "_is_replica", False):
+            raise ModelError(
+                "A binarized activation has no scale yet, and a replica of DataParallel cannot keep "
+                "one. Expected scales from data: call nncf.register_default_init_args(nncf_config, "
+                "train_loader) before create_compressed_model, or run one training forward before "
+                "wrapping the model."
+            )
         count = max(1, int(TOP_SHARE * x.numel() + 0.5))
         self._set_scale(_mean_over_ranks(x.float().flatten().topk(count).values[-1]))
 
