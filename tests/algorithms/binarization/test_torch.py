@@ -73,9 +73,10 @@ def test_activations_and_their_gradients_are_those_of_the_formula():
         gradient.double().numpy(), given, scale=scale, threshold=threshold
     )
     assert np.allclose(x.grad, dx)
-    assert float(op.logarithm_of_scale.grad) == pytest.approx(2 * ds * scale, rel=1e-5)
+    pace = 2 / (4 * 5 * 5) ** 0.5
+    assert float(op.logarithm_of_scale.grad) == pytest.approx(pace * ds * scale, rel=1e-5)
     by_channel = dt.sum((0, 2, 3))[:, None, None] * threshold * (1 - threshold)
-    assert np.allclose(op.logit_of_threshold.grad, 2 * by_channel, rtol=1e-4)
+    assert np.allclose(op.logit_of_threshold.grad, 2 / 5 * by_channel, rtol=1e-4)
 
 
 def test_gradients_of_the_formula_by_hand():

@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from nncf.algorithms.binarization.formula import TOP_SHARE
 from nncf.algorithms.binarization.scheme import Binarizer
-from nncf.compression.calibration import Calibration, Recipe
+from nncf.compression.calibration import Calibration, Recipe, RoundingGrid
 from nncf.compression.layout import Insert
 
 if TYPE_CHECKING:
     from nncf.algorithms.binarization import BinarizationOptions
     from nncf.algorithms.initializer_options import RangeOptions
+
+TWO_LEVELS = RoundingGrid(unsigned=(0, 1), signed=(0, 1))
+"""Zero and the scale, half of which is the first threshold."""
 
 
 def calibrations(options: BinarizationOptions, inserts: Iterable[Insert]) -> dict[str, Calibration]:
@@ -30,15 +32,15 @@ def calibrations(options: BinarizationOptions, inserts: Iterable[Insert]) -> dic
 def recipe(entry: RangeOptions) -> Recipe:
     """Return how the scale, the upper end of a range, is computed.
 
-    Unless a type was written, 0.1 % of the values lie above it.
+    Unless a type was written, it is where the two values are nearest to what they stand for.
     """
-    if "type" not in entry.model_fields_set:
-        return Recipe("percentiles", "all", percentiles=(0.0, 100 * (1 - TOP_SHARE)))
     percentiles = (entry.params.min_percentile, entry.params.max_percentile)
-    if entry.type == "threesigma":
-        return Recipe("three_sigma", "all")
-    if "percentile" in entry.type:
-        mean = entry.type == "mean_percentile"
-        return Recipe("percentiles", "batch" if mean else "all", mean, mean, False, percentiles)
-    mean = entry.type == "mean_min_max"
-    return Recipe("extremes", "batch", mean, mean)
+    recipes = {
+        "threesigma": Recipe("three_sigma", "all"),
+        "percentile": Recipe("percentiles", "all", percentiles=percentiles),
+        "mean_percentile": Recipe("percentiles", "batch", True, True, percentiles=percentiles),
+        "mean_min_max": Recipe("extremes", "batch", True, True),
+        "mixed_min_max": Recipe("extremes", "sample", average_high=True),
+        "min_max": Recipe("extremes", "batch"),
+    }
+    return recipes.get(entry.type or "", Recipe("least_error", "all", grid=TWO_LEVELS))

@@ -159,13 +159,7 @@ class ActivationBinarizer(nn.Module):
             return kernels.passed(x, self.parameters())
         if self.training and not self.initialized:
             self._start_from(x.detach())
-        multiplier = self.scheme.lr_multiplier
-        return _switched(
-            x,
-            self.logarithm_of_scale,
-            self.logit_of_threshold,
-            1.0 if multiplier is None else multiplier,
-        )
+        return _switched(x, self.logarithm_of_scale, self.logit_of_threshold, self.scheme)
 
     @torch.no_grad()
     def _start_from(self, x: torch.Tensor) -> None:
@@ -298,14 +292,18 @@ def _boundary(logarithm: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
 
 
 class _Switched(torch.autograd.Function):
-    """``S · [x > T · S]`` with the gradients of ``formula.activation_gradients``."""
+    """``S · [x > T · S]`` with the gradients of ``formula.activation_gradients``, times paces."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, logarithm: torch.Tensor, logit: torch.Tensor, multiplier: float
+        ctx: Any,
+        x: torch.Tensor,
+        logarithm: torch.Tensor,
+        logit: torch.Tensor,
+        scheme: Binarizer,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, logarithm, logit)
-        ctx.multiplier = multiplier
+        ctx.scheme = scheme
         high = logarithm.float().exp().reshape(()).to(x.dtype)
         return torch.where(x > _boundary(logarithm, logit), high, torch.zeros_like(high))
 
@@ -316,18 +314,32 @@ class _Switched(torch.autograd.Function):
         scale, threshold = logarithm.float().exp(), logit.float().sigmoid()
         g, values = gradient.float(), x.float()
         below = values <= scale
+        paces = _paces(x, logit, ctx.scheme)
         dx = to_logarithm = to_logit = None
         if ctx.needs_input_grad[0]:
             dx = torch.where(below & (values >= 0), gradient, 0.0)
         if ctx.needs_input_grad[1]:
             is_high = (values > threshold * scale).float()
             part = torch.where(below, is_high - values / scale, 1.0)
-            to_logarithm = ((g * part).sum() * scale * ctx.multiplier).to(logarithm.dtype)
+            to_logarithm = ((g * part).sum() * scale * paces[0]).to(logarithm.dtype)
         if ctx.needs_input_grad[2]:
             inside = torch.where((values > 0) & (values < scale), g, 0.0)
-            slope = threshold * (1 - threshold) * ctx.multiplier
+            slope = threshold * (1 - threshold) * paces[1]
             to_logit = (_sum_like(inside, logit) * -slope).to(logit.dtype)
         return dx, to_logarithm, to_logit, None
+
+
+def _paces(x: torch.Tensor, logit: torch.Tensor, scheme: Binarizer) -> tuple[float, float]:
+    """Return the factors on the gradients of s and of t: ``1 / √n``, times ``lr_multiplier``.
+
+    n is the number of values in one sample that s, or one element of t, is for. So both move at
+    the pace of the weights (Esser et al. 2020, arXiv:1902.08153, section 2.2): their plain
+    gradients are sums over n values, with which an optimizer of one learning rate for all diverges.
+    """
+    factor = 1.0 if scheme.lr_multiplier is None else scheme.lr_multiplier
+    samples = x.shape[0] if scheme.channel_axis else 1
+    count = max(x.numel() / max(samples, 1), 1)
+    return factor * count**-0.5, factor * max(count / logit.numel(), 1) ** -0.5
 
 
 def _sum_like(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -338,6 +350,6 @@ def _sum_like(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _switched(
-    x: torch.Tensor, logarithm: torch.Tensor, logit: torch.Tensor, multiplier: float
+    x: torch.Tensor, logarithm: torch.Tensor, logit: torch.Tensor, scheme: Binarizer
 ) -> torch.Tensor:
-    return _Switched.apply(x, logarithm, logit, multiplier)  # type: ignore[no-any-return,no-untyped-call]  # apply is untyped
+    return _Switched.apply(x, logarithm, logit, scheme)  # type: ignore[no-any-return,no-untyped-call]  # apply is untyped
