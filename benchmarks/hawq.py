@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixed precision of ResNet-20 by Hessian traces: how long it takes, and what it chooses.
 
-    python -m benchmarks.hawq --data FOLDER [--epochs 1] [--output FILE.json]
+    python -m benchmarks.hawq --data FOLDER [--uniform 5] [--epochs 1] [--train 0] [--output FILE.json]
 
 The folder is that of ``benchmarks.accuracy_cifar10``. The network is fine-tuned in floating point
 for a moment, since its weights come from uncoded images. Then bit widths of weights are searched at
-the size of uniform 5 bits, activations having 8: once with the integer programme and once
-greedily, from the same traces and rounding errors. Accuracy is that of the quantized network
-before any training, over the first test images. Needs Pillow.
+the size of uniform 5 (or other) bits, activations having 8: once with the integer programme and
+once greedily, from the same traces and rounding errors. Accuracy is that of the quantized network
+before any training, and with ``--train 3`` after so many epochs. Needs Pillow.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from nncf.algorithms.mixed_precision.programme import solve
 from nncf.algorithms.mixed_precision.space import Space
 from tests.algorithms.mixed_precision.solvers import greedy, total
 
-UNIFORM = 5
 EVERY = (2, 3, 4, 5, 6, 7, 8)
 CHOICES = ((4, 8), (2, 4, 8), EVERY)
 
@@ -59,7 +58,9 @@ class Watched:
         return self.found
 
 
-def compressed(model: nn.Module, batches: TrainingBatches, precision: dict[str, Any]) -> nn.Module:
+def compressed(
+    model: nn.Module, batches: TrainingBatches, precision: dict[str, Any]
+) -> tuple[Any, nn.Module]:
     config = NNCFConfig.from_dict(
         {
             "input_info": {"sample_size": [1, 3, 32, 32]},
@@ -73,7 +74,10 @@ def compressed(model: nn.Module, batches: TrainingBatches, precision: dict[str, 
         }
     )
     register_default_init_args(config, batches, criterion=nn.CrossEntropyLoss())
-    return create_compressed_model(copy.deepcopy(model), config, dump_graphs=False)[1]
+    pair: tuple[Any, nn.Module] = create_compressed_model(
+        copy.deepcopy(model), config, dump_graphs=False
+    )
+    return pair
 
 
 def limited(space: Space, widths: tuple[int, ...]) -> Space:
@@ -85,21 +89,25 @@ def limited(space: Space, widths: tuple[int, ...]) -> Space:
     return Space(quantizers, space.products)
 
 
-def plans(space: Space, costs: Any, budget: Budget) -> Iterator[tuple[str, dict[str, int]]]:
+def plans(
+    space: Space, costs: Any, budget: Budget, uniform: int
+) -> Iterator[tuple[str, dict[str, int]]]:
     """Yield the plans that are compared, with their names."""
-    yield f"uniform {UNIFORM} bits", dict.fromkeys(space.weights, UNIFORM)
-    for widths in CHOICES:
+    yield f"uniform {uniform} bits", dict.fromkeys(space.weights, uniform)
+    for widths in (choice for choice in CHOICES if min(choice) < uniform):
         choice, text = limited(space, widths), "/".join(map(str, widths))
         table = {name: {b: row[b] for b in widths} for name, row in costs.items()}
         by_greed = greedy(choice, table, budget)
-        assert by_greed is not None  # every choice has widths below 5
+        assert by_greed is not None  # its least width is below the uniform one
         yield f"{text}, greedy", by_greed
         yield f"{text}, integer programme", solve(choice, table, budget)
 
 
-def measure(model: nn.Module, batches: TrainingBatches, test: Images) -> dict[str, Any]:
+def measure(
+    model: nn.Module, batches: TrainingBatches, test: Images, options: argparse.Namespace
+) -> dict[str, Any]:
     values = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-    size = values * UNIFORM / 8
+    size = values * options.uniform / 8
     precision = {"type": "hawq", "bits": EVERY, "budget": {"type": "bytes", "value": size}}
     watched = Watched()
     start = time.perf_counter()
@@ -107,25 +115,31 @@ def measure(model: nn.Module, batches: TrainingBatches, test: Images) -> dict[st
         compressed(model, batches, precision)
     seconds = time.perf_counter() - start
     space, costs, rows = watched.space, watched.found.costs, []
-    for name, widths in plans(space, costs, Budget("bytes", 8 * size)):
+    for name, widths in plans(space, costs, Budget("bytes", 8 * size), options.uniform):
         chosen = {n: widths[n] for n in space.weights}
         entries = [[bits, scope] for scope, bits in chosen.items()]
-        quantized = compressed(model, batches, {"type": "manual", "bitwidth_per_scope": entries})
-        rows.append(
-            {
-                "plan": name,
-                "bytes": sum(q.values * chosen[n] for n, q in space.weights.items()) / 8,
-                "objective": total(costs, chosen),
-                "accuracy": accuracy(quantized, test),
-                "widths": chosen,
-            }
-        )
+        manual = {"type": "manual", "bitwidth_per_scope": entries}
+        controller, quantized = compressed(model, batches, manual)
+        row = {
+            "plan": name,
+            "bytes": sum(q.values * chosen[n] for n, q in space.weights.items()) / 8,
+            "objective": total(costs, chosen),
+            "accuracy": accuracy(quantized, test),
+            "widths": chosen,
+        }
+        if options.train and "greedy" not in name:
+            shuffled = TrainingBatches(batches.images, 128, 1)
+            train(quantized, shuffled, options.train, 0.003, controller)
+            row["trained"] = accuracy(quantized, test)
+        rows.append(row)
     return {"seconds": seconds, "traces": dict(watched.found.traces), "rows": rows}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the images and the weights")
+    parser.add_argument("--uniform", type=int, default=5, help="bits whose size is the budget")
+    parser.add_argument("--train", type=int, default=0, help="epochs of training each plan")
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning in floating point")
     parser.add_argument("--images", type=int, default=10_000, help="for fine-tuning")
     parser.add_argument("--test-images", type=int, default=2_000)
@@ -142,11 +156,12 @@ def main() -> None:
     model = read_network(options.data / "cifar10_resnet_weights")
     train(model, TrainingBatches(images, 128, 0), options.epochs, 0.01)
     model.eval()
-    result = measure(model, TrainingBatches(images, 32, 0), test)
+    result = measure(model, TrainingBatches(images, 32, 0), test, options)
     print(f"floating point: {accuracy(model, test):.2f} %; search: {result['seconds']:.0f} s")
-    header = ["plan", "bytes", "objective", "accuracy before training", "weights by bits"]
+    header = ["plan", "bytes", "objective", "before training", "trained", "weights by bits"]
     table = [
         [row["plan"], f"{row['bytes']:,.0f}", f"{row['objective']:.4g}", f"{row['accuracy']:.2f} %",
+         f"{row['trained']:.2f} %" if "trained" in row else "",
          ", ".join(f"{b}: {n}" for b, n in sorted(Counter(row["widths"].values()).items()))]
         for row in result["rows"]
     ]  # fmt: skip

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,3 +75,30 @@ def widths(model: Any) -> dict[str, int]:
     """Return the bit widths of all quantizers, by name without the root's."""
     layout = model.compression.layout
     return {insert.name.removeprefix("Branching/"): insert.op.bits for insert in layout}
+
+
+HAWQ = {"type": "hawq", "iter_number": 12, "num_data_points": 16}
+CONV1, CONV2, CONV3, LINEAR = (
+    f"Branching/{name}|WEIGHT"
+    for name in (
+        *("Conv2d[conv1]/conv2d_0", "Conv2d[conv2]/conv2d_0", "Conv2d[conv3]/conv2d_0"),
+        "Linear[linear]/linear_0",
+    )
+)
+SIZES = {CONV1: 108, CONV2: 288, CONV3: 32, LINEAR: 40}
+
+
+def traces(**values: float) -> str:
+    """Write a file of traces for the four layers; return its path."""
+    names = {"conv1": CONV1, "conv2": CONV2, "conv3": CONV3, "linear": LINEAR}
+    content = {names[name]: value for name, value in values.items()}
+    Path("traces.json").write_text(json.dumps(content))
+    return "traces.json"
+
+
+def weight_widths(model: Any) -> dict[str, int]:
+    return {i.name: i.op.bits for i in model.compression.layout if i.op.weight}
+
+
+def weight_bytes(model: Any) -> float:
+    return sum(SIZES[name] * bits for name, bits in weight_widths(model).items()) / 8

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bit widths from second derivatives: the choice, what it writes, leaves behind and refuses."""
+"""Bit widths from second derivatives: the choice, what it writes and what it leaves behind."""
 
 from __future__ import annotations
 
 import copy
 import csv
-import importlib.util
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +13,21 @@ import pytest
 import torch
 from torch import nn
 
-from nncf.errors import ConfigError, DataError, LevelError, MissingDependency
-from tests.algorithms.mixed_precision.mixed import Branching, compress, config, data, widths
-from tests.torch.test_distributed import two_processes
-
-HAWQ = {"type": "hawq", "iter_number": 12, "num_data_points": 16}
-CONV1, CONV2, CONV3, LINEAR = (
-    f"Branching/{name}|WEIGHT"
-    for name in (
-        *("Conv2d[conv1]/conv2d_0", "Conv2d[conv2]/conv2d_0", "Conv2d[conv3]/conv2d_0"),
-        "Linear[linear]/linear_0",
-    )
+import nncf
+from tests.algorithms.mixed_precision.mixed import (
+    CONV2,
+    HAWQ,
+    LINEAR,
+    SIZES,
+    Branching,
+    compress,
+    data,
+    traces,
+    weight_bytes,
+    weight_widths,
+    widths,
 )
-SIZES = {CONV1: 108, CONV2: 288, CONV3: 32, LINEAR: 40}
-
-
-@pytest.fixture
-def trained() -> nn.Module:
-    """A network near a minimum, where the Hessian tells something."""
-    torch.manual_seed(0)
-    model = Branching()
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(40):
-        for images, labels in data():
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-    return model
-
-
-def traces(**values: float) -> str:
-    """Write a file of traces for the four layers; return its path."""
-    names = {"conv1": CONV1, "conv2": CONV2, "conv3": CONV3, "linear": LINEAR}
-    content = {names[name]: value for name, value in values.items()}
-    Path("traces.json").write_text(json.dumps(content))
-    return "traces.json"
-
-
-def weight_widths(model: Any) -> dict[str, int]:
-    return {i.name: i.op.bits for i in model.compression.layout if i.op.weight}
-
-
-def weight_bytes(model: Any) -> float:
-    return sum(SIZES[name] * bits for name, bits in weight_widths(model).items()) / 8
+from tests.torch.test_distributed import two_processes
 
 
 def test_sensitive_layers_get_more_bits() -> None:
@@ -175,102 +145,35 @@ def test_staged_and_strict_on_a_device(trained: nn.Module) -> None:
     assert all(op.enabled for op in model.compression.ops.values())
 
 
-def test_latency_comes_from_a_table() -> None:
-    """Milliseconds are read from a table, by weight or by weight and activation."""
-    table = {
-        CONV1.removesuffix("|WEIGHT"): {"4": 1, "8": 2},
-        CONV2: {"4/4": 3, "4/8": 4, "8/8": 9, "8/4": 9},
-        CONV3: {"4": 1, "8": 5},
-        LINEAR: {"4": 1, "8": 2},
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("algorithm", ["binarization", "magnitude_sparsity", "filter_pruning"])
+def test_other_algorithms_may_stand_beside_it(algorithm: str, first: bool) -> None:
+    """Widths are chosen for what other algorithms leave to quantization, in either order."""
+    others: dict[str, dict[str, Any]] = {
+        "binarization": {"target_scopes": ["{re}conv2]"]},
+        "magnitude_sparsity": {"sparsity_init": 0.3},
+        "filter_pruning": {"params": {"channel_multiple": 2, "prune_first_conv": True}},
     }
-    Path("latency.json").write_text(json.dumps(table))
-    path = traces(conv1=1.0, conv2=1.0, conv3=1.0, linear=1.0)
-    precision = {**HAWQ, "bits": [4, 8], "traces_per_layer_path": path}
-    budget = {"type": "latency", "value": 6, "table": "latency.json"}
-    _, model = compress({**precision, "budget": budget})
-    assert set(weight_widths(model).values()) == {4}
-    with pytest.raises(LevelError, match=r"nearest possible is 6\.0 ms"):
-        compress({**precision, "budget": {**budget, "value": 5.9}})
-    del table[CONV2]["8/8"]
-    Path("latency.json").write_text(json.dumps(table))
-    with pytest.raises(ConfigError, match=r"conv2.*8/8"):
-        compress({**precision, "budget": budget})
-    del table[CONV3]
-    Path("latency.json").write_text(json.dumps(table))
-    with pytest.raises(ConfigError, match=r"conv2|no layer .*conv3"):
-        compress({**precision, "budget": budget})
-
-
-@pytest.mark.parametrize(
-    ("precision", "rest", "error", "words"),
-    [
-        ({"bits": [4, 8]}, {"device": "ANY"}, ConfigError, "leaves nothing to choose.*TRIAL"),
-        ({"bits": [4, 8]}, {"weights": {"bits": 8}}, ConfigError, "leaves nothing to choose"),
-        ({"bits": [4]}, {}, ConfigError, "leaves nothing to choose"),
-        ({"compression_ratio": 5}, {}, LevelError, r"ratio=5\. Should be within range \[1, 4\]"),
-        (
-            {"budget": {"type": "bytes", "value": 10}},
-            {},
-            LevelError,
-            r"costs 10\.0 bytes or less. The nearest possible is 117\.0 bytes",
-        ),
-        ({}, {"registered": {}}, DataError, "no criterion is registered"),
-        ({"traces_per_layer_path": "none.json"}, {}, ConfigError, "none.json.*cannot be read"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_any_work(
-    precision: Any, rest: Any, error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Mistakes are errors that say what is possible, before a derivative is computed."""
-    from nncf.torch import initialize
-
-    def never(*_arguments: Any) -> Any:
-        raise AssertionError("the traces were computed")
-
-    monkeypatch.setattr(initialize, "average_traces", never)
-    model = Branching()
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(error, match=words):
-        compress({**HAWQ, **precision}, model=model, **rest)
-    assert model.state_dict().keys() == before.keys()
-    assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-@pytest.mark.parametrize(
-    ("section", "words"),
-    [
-        ({"budget": {"type": "latency", "value": 3}}, "no kernels for fewer than 8 bits"),
-        ({"budget": {"type": "bytes", "value": 3, "table": "a"}}, "only with"),
-        ({"budget": {"type": "bytes", "value": 3}, "compression_ratio": 2}, "remove the other"),
-        ({"bits": []}, "bits"),
-        ({"bits": [4, 9]}, r"bits\[1\] = 9"),
-    ],
-)
-def test_contradictory_options_are_refused(section: Any, words: str) -> None:
-    """Two limits at once, latencies that nobody measured, and impossible bits are errors."""
-    with pytest.raises(ConfigError, match=words):
-        config({**HAWQ, **section})
-
-
-def test_fewer_choices_than_asked_for_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Where a device lacks some of the bits, a warning says where and what there is."""
-    caplog.set_level(logging.WARNING, "nncf")
-    path = traces(conv1=1.0, conv2=1.0, conv3=1.0, linear=1.0)
-    precision = {**HAWQ, "bits": [2, 4, 8], "traces_per_layer_path": path}
-    _, model = compress({**precision, "compression_ratio": 1.5}, device="VPU")
-    (line,) = [r.getMessage() for r in caplog.records if "cannot be had" in r.getMessage()]
-    assert f"1 of 4 weights have fewer choices ({LINEAR}: [4, 8])" in line
-    assert min(weight_widths(model).values()) < 8
-
-
-def test_a_limit_that_limits_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A budget that the widest bits meet leaves them everywhere, with a warning."""
-    path = traces(conv1=1.0, conv2=1.0, conv3=1.0, linear=1.0)
-    precision = {**HAWQ, "bits": [4, 8], "traces_per_layer_path": path}
-    _, model = compress({**precision, "budget": {"type": "bytes", "value": 1e6}})
-    assert set(weight_widths(model).values()) == {8}
-    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert any("keeps the widest of its bits (468.0 bytes)" in line for line in warnings)
+    precision = {**HAWQ, "bits": [4, 8], "compression_ratio": 1.2}
+    sections = [
+        {"algorithm": algorithm, **others[algorithm]},
+        {"algorithm": "quantization", "initializer": {"precision": precision}},
+    ]
+    text = {
+        "input_info": {"sample_size": [1, 3, 8, 8]},
+        "target_device": "TRIAL",
+        "compression": sections if first else sections[::-1],
+    }
+    found = nncf.NNCFConfig.from_dict(text)
+    nncf.register_default_init_args(found, data(), criterion=nn.CrossEntropyLoss())
+    torch.manual_seed(0)
+    controller, model = nncf.create_compressed_model(Branching(), found, dump_graphs=False)
+    quantized = [
+        i for i in model.compression.layout if i.op.algorithm == "quantization" and i.op.weight
+    ]
+    assert {i.op.bits for i in quantized} == {4, 8}
+    assert len(quantized) == (3 if algorithm == "binarization" else 4)
+    controller.strip()(torch.rand(1, 3, 8, 8))
 
 
 def test_branches_that_the_data_does_not_take_keep_wide_weights(
@@ -289,56 +192,6 @@ def test_branches_that_the_data_does_not_take_keep_wide_weights(
     _, model = compress({**HAWQ, "bits": [4, 8], "budget": budget}, model=Forked())
     assert weight_widths(model)["Forked/Conv2d[conv3]/conv2d_0|WEIGHT"] == 8
     assert any("No value reached 1 weights" in r.getMessage() for r in caplog.records)
-
-
-def test_frozen_weights_keep_eight_bits(trained: nn.Module) -> None:
-    """A frozen weight is left at 8 bits, the others make up for it."""
-    trained.conv2.weight.requires_grad_(False)
-    budget = {"type": "bytes", "value": (288 * 8 + 180 * 5) / 8}
-    _, model = compress({**HAWQ, "bits": [4, 8], "budget": budget}, model=trained)
-    assert weight_widths(model)[CONV2] == 8
-    assert not model.conv2.weight.requires_grad
-    assert weight_bytes(model) <= budget["value"]
-
-
-def test_an_untrained_direction_is_not_taken_for_sensitivity() -> None:
-    """Traces below zero count as nearly nothing; where all are, an error says to train first."""
-    path = traces(conv1=-5.0, conv2=1.0, conv3=1.0, linear=1.0)
-    precision = {**HAWQ, "bits": [4, 8], "traces_per_layer_path": path}
-    _, model = compress(
-        {**precision, "budget": {"type": "bytes", "value": (108 * 4 + 360 * 8) / 8}}
-    )
-    assert weight_widths(model)[CONV1] == 4
-    path = traces(conv1=-5.0, conv2=-1.0, conv3=-1.0, linear=0.0)
-    with pytest.raises(DataError, match="Expected a trained model"):
-        compress({**precision, "compression_ratio": 1.3})
-
-
-@pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", '"text"', "[1, 2, 3, NaN]", "[1, 2, 3"])
-def test_traces_that_do_not_fit_are_refused(content: str) -> None:
-    """A file without one number for each weight is refused with what was expected."""
-    Path("traces.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"traces\.json.*Expected one number for each of the 4"):
-        compress({**HAWQ, "traces_per_layer_path": "traces.json"})
-
-
-def test_traces_may_be_a_tensor() -> None:
-    """A tensor saved by PyTorch is read in the order of execution."""
-    torch.save(torch.tensor([[1e-3, 1e3, 1e-3, 1e-3]]), "traces.pt")
-    budget = {"type": "bytes", "value": (288 * 8 + 180 * 4) / 8}
-    precision = {**HAWQ, "bits": [4, 8], "traces_per_layer_path": "traces.pt", "budget": budget}
-    _, model = compress(precision)
-    assert weight_widths(model) == {n: 8 if n == CONV2 else 4 for n in SIZES}
-
-
-def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without matplotlib dump_init_precision_data is refused before the search, with the command."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
-    )
-    with pytest.raises(MissingDependency, match="pip install matplotlib"):
-        compress({**HAWQ, "dump_init_precision_data": True})
 
 
 def test_the_data_of_a_choice_is_dumped(trained: nn.Module) -> None:

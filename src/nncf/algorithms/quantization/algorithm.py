@@ -29,8 +29,12 @@ class QuantizationAlgorithm(Algorithm):
     changes_values: ClassVar[bool] = True
     options: QuantizationOptions
 
+    def __init__(self, options: QuantizationOptions, root: Any) -> None:
+        super().__init__(options, root)
+        self._placement: Placement | None = None
+
     def plan(self, graph: Graph) -> Layout:
-        placement = self._place(graph)
+        placement = self._placement = self._place(graph)
         layout = placement.layout
         precision = self.options.initializer.precision
         if precision is not None and precision.type == "manual":
@@ -43,9 +47,9 @@ class QuantizationAlgorithm(Algorithm):
         precision = self.options.initializer.precision
         if precision is None or precision.type == "manual":
             return given.layout
-        placement = self._place(given.graph)
+        assert self._placement is not None  # plan came first, on a graph that knows other claims
         search = Search(
-            *(placement, precision, given),
+            *(self._placement, precision, given),
             initialize=self.initialize,
             initialize_weights=self._initialize_weight_ranges,
         )
