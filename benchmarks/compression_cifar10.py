@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of ResNet-20 and ResNet-56 on CIFAR-10 after sparsity or pruning, and their drop.
+"""Accuracy of ResNet-20 and ResNet-56 on CIFAR-10 after sparsity, pruning or with few bits.
 
-    python -m benchmarks.compression_cifar10 --data FOLDER [--rows pruned sparse70] [--seeds 1]
-    python -m benchmarks.compression_cifar10 --data FOLDER --full   # for a GPU: hours
+    python -m benchmarks.compression_cifar10 --data FOLDER --taught [--rows pruned w4a4] [--seeds 0]
+    python -m benchmarks.compression_cifar10 --data FOLDER --taught --full   # for a GPU: hours
 
-The folder is that of ``benchmarks.accuracy_cifar10``, as are images, baseline and learning rates.
-Every row starts from the same floating-point baseline and trains for the same number of epochs
-(``--epochs``); "continued" is the baseline trained on without compression. The last epoch
-counts, none is picked. "Taught" rows have the baseline as their teacher. ``--full`` is the protocol of the published figures: all images, 200
-epochs, ResNet-56 pruned to MACs / 2.1 and / 2.55. ``--keep FOLDER`` stores baselines there, for
-the next call. Needs Pillow.
+The folder is that of ``benchmarks.accuracy_cifar10``, as are images and baseline. Every row starts
+from the same floating-point baseline and trains for the same number of epochs (``--epochs``);
+"continued" is the baseline trained on without compression. The last epoch counts, none is picked.
+With ``--taught`` the baseline is the teacher of every compressed row. ``--export`` also writes each
+model as ONNX and OpenVINO IR, which proves that the files compute what was trained. ``--full`` is
+the protocol of the published figures: all images, 200 epochs, ResNet-56 pruned to MACs / 2.1 and
+/ 2.55. ``--keep FOLDER`` stores baselines there, for the next call. Needs Pillow.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,72 +30,92 @@ from torch import nn
 from benchmarks import accuracy_cifar10 as cifar
 from benchmarks.records import find, machine, markdown, mean_and_spread, write
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+from nncf.torch import save_packed
+
+FEW_BITS = {"temperature": 1, "scale": 0.7}
+"""How few bits are taught: they stand no temperature above 1 and no larger gradients."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network under one configuration; ``compression`` gets the number of epochs."""
+    """One network under one configuration; ``compression`` gets the number of epochs.
+
+    ``teacher`` has the settings of distillation with ``--taught``; of ``scale`` the task's own loss
+    gets the rest.
+    """
 
     network: str
     published: str
-    compression: Callable[[int], Any]
+    compression: Callable[[int], list[dict[str, Any]]]
+    teacher: Mapping[str, float] = field(default_factory=lambda: {"temperature": 3})
+    root: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pruned(share: float) -> Callable[[int], dict[str, Any]]:
+def pruned(share: float) -> Callable[[int], list[dict[str, Any]]]:
     """Return filter pruning to a share of FLOPs, over the first third of the epochs."""
 
-    def section(epochs: int) -> dict[str, Any]:
-        return {
-            "algorithm": "filter_pruning",
-            "params": {
-                "schedule": "exponential",
-                "pruning_flops_target": share,
-                "pruning_steps": max(1, epochs // 3),
-                "filter_importance": "L2",
-                "all_weights": True,
-                "prune_first_conv": True,
-                "prune_downsample_convs": True,
-                "channel_multiple": 1,
-            },
+    def sections(epochs: int) -> list[dict[str, Any]]:
+        params = {
+            "schedule": "exponential",
+            "pruning_flops_target": share,
+            "pruning_steps": max(1, epochs // 3),
+            "filter_importance": "L2",
+            "all_weights": True,
+            "prune_first_conv": True,
+            "prune_downsample_convs": True,
+            "channel_multiple": 1,
         }
+        return [{"algorithm": "filter_pruning", "params": params}]
 
-    return section
+    return sections
 
 
-def sparse(level: float) -> Callable[[int], dict[str, Any]]:
+def sparse(level: float) -> Callable[[int], list[dict[str, Any]]]:
     """Return magnitude sparsity, reached over the first half of the epochs."""
 
-    def section(epochs: int) -> dict[str, Any]:
-        return {
-            "algorithm": "magnitude_sparsity",
-            "params": {
-                "schedule": "polynomial",
-                "power": 3,
-                "weight_importance": "abs",
-                "sparsity_target": level,
-                "sparsity_target_epoch": max(1, epochs // 2),
-                "sparsity_freeze_epoch": max(1, epochs // 2) + 1,
-                "update_per_optimizer_step": True,
-            },
+    def sections(epochs: int) -> list[dict[str, Any]]:
+        params = {
+            "schedule": "polynomial",
+            "power": 3,
+            "weight_importance": "abs",
+            "sparsity_target": level,
+            "sparsity_target_epoch": max(1, epochs // 2),
+            "sparsity_freeze_epoch": max(1, epochs // 2) + 1,
+            "update_per_optimizer_step": True,
         }
+        return [{"algorithm": "magnitude_sparsity", "params": params}]
 
-    return section
+    return sections
 
 
-def taught(section: Callable[[int], dict[str, Any]]) -> Callable[[int], list[dict[str, Any]]]:
-    """Return the same beside distillation from the baseline."""
-    teacher = {"algorithm": "knowledge_distillation", "type": "softmax", "temperature": 3}
-    return lambda epochs: [section(epochs), teacher]
+def quantized(weights: int, activations: int | None, published: str, **options: Any) -> Row:
+    """Return quantization with so many bits; activations in floating point for None."""
+    section = {"algorithm": "quantization", "weights": {"bits": weights}, **options}
+    section["activations"] = (
+        {"ignored_scopes": ["{re}.*"]} if activations is None else {"bits": activations}
+    )
+    return Row("resnet20", published, lambda _: [section], FEW_BITS, {"target_device": "TRIAL"})
+
+
+def binarized(mode: str, published: str) -> Row:
+    """Return binarization of all layers but the first and the last."""
+    ends = ["CifarResNet/Conv2d[conv1]/conv2d_0", "{re}.*Linear.*"]
+    section = {"algorithm": "binarization", "mode": mode, "ignored_scopes": ends}
+    return Row("resnet20", published, lambda _: [section], FEW_BITS)
 
 
 ROWS: dict[str, Row] = {
-    "continued": Row("resnet20", "", lambda _: None),
+    "continued": Row("resnet20", "", lambda _: []),
     "pruned": Row("resnet20", "0.15–0.7", pruned(1 - 1 / 1.37)),
     "sparse70": Row("resnet20", "0.35 at 69 %", sparse(0.7)),
     "sparse90": Row("resnet20", "", sparse(0.9)),
-    "pruned, taught": Row("resnet20", "0.15–0.7", taught(pruned(1 - 1 / 1.37))),
-    "sparse70, taught": Row("resnet20", "0.35 at 69 %", taught(sparse(0.7))),
-    "sparse90, taught": Row("resnet20", "", taught(sparse(0.9))),
+    "w8a8": quantized(8, 8, "0.0"),
+    "w4a4": quantized(4, 4, "0.5 (APoT)"),
+    "w3a3": quantized(3, 3, "0.5 (APoT)"),
+    "w2a2": quantized(2, 2, "2.0 (APoT)"),
+    "w1": quantized(1, None, "1.2 (IR-Net)"),
+    "xnor": binarized("xnor", "5.2 (IR-Net)"),
+    "dorefa": binarized("dorefa", "3.6 (AdaBin)"),
 }
 FULL_ROWS: dict[str, Row] = {
     **ROWS,
@@ -127,24 +149,53 @@ def run(
     """Train one row from a baseline; return what came of it, accuracies in percent."""
     training, test = arguments.images_read
     model = copy.deepcopy(model)
+    dense = sum(tensor.nbytes for tensor in model.state_dict().values())
     found: dict[str, Any] = {"row": name, "seed": seed, "baseline": cifar.accuracy(model, test)}
     batches = cifar.Placed(
         cifar.TrainingBatches(training, arguments.batch, seed + 1000), arguments.device
     )
-    section, controller = row.compression(arguments.epochs), None
-    if section is not None:
-        config = NNCFConfig.from_dict(
-            {"input_info": {"sample_size": [1, 3, 32, 32]}, "compression": section}
-        )
+    sections, controller = row.compression(arguments.epochs), None
+    weight = 1.0
+    if sections and arguments.taught:
+        kind = {"algorithm": "knowledge_distillation", "type": "softmax"}
+        sections = [*sections, {**kind, **row.teacher}]
+        weight -= row.teacher.get("scale", 0.0)
+    if sections:
+        shape = {"input_info": {"sample_size": [1, 3, 32, 32]}}
+        config = NNCFConfig.from_dict({**row.root, **shape, "compression": sections})
         register_default_init_args(config, batches)
         controller, model = create_compressed_model(model, config, dump_graphs=False)
     torch.manual_seed(seed)
-    cifar.train(model, batches, arguments.epochs, arguments.rate, controller)
+    plan = arguments.epochs, arguments.rate, controller
+    cifar.train(model, batches, *plan, task_weight=weight)
     found["trained"] = cifar.accuracy(model, test)
     if controller is not None:
         found["stripped"] = cifar.accuracy(controller.strip(), test)
-        found["statistics"] = _achieved(controller)
+        found["statistics"] = _achieved(controller) | _sizes(controller, dense)
+        if arguments.export:
+            found["files"] = _exported(controller)
     print(f"# {name} seed {seed}: {found}", flush=True)
+    return found
+
+
+def _sizes(controller: Any, dense: int) -> dict[str, float]:
+    """Return how many times smaller the packed checkpoint is than ``dense`` bytes."""
+    small = controller.strip().cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        packed = save_packed(small, Path(folder) / "packed.safetensors").total
+    return {"size": dense / packed}
+
+
+def _exported(controller: Any) -> dict[str, int]:
+    """Write both kinds of files, which are proven to compute the same; return their sizes."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("model.onnx", "model.xml"):
+            controller.export_model(str(Path(folder) / name))
+            files = Path(folder).glob(f"{Path(name).stem}.*")
+            found[name] = sum(file.stat().st_size for file in files)
+            for file in Path(folder).iterdir():
+                file.unlink()
     return found
 
 
@@ -157,8 +208,10 @@ def _achieved(controller: Any) -> dict[str, float]:
             "MACs": model.full.flops / model.current.flops,
             "parameters": model.full.parameters / model.current.parameters,
         }
-    sparsity = statistics.magnitude_sparsity.model_statistics
-    return {"zeros": sparsity.sparsity_level_for_layers}
+    if statistics.magnitude_sparsity is not None:
+        sparsity = statistics.magnitude_sparsity.model_statistics
+        return {"zeros": sparsity.sparsity_level_for_layers}
+    return {}
 
 
 def report(runs: list[dict[str, Any]], rows: Mapping[str, Row], epochs: int) -> str:
@@ -195,6 +248,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for baselines")
     parser.add_argument("--rows", nargs="+", choices=[*FULL_ROWS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--taught", action="store_true", help="with the baseline as teacher")
+    parser.add_argument("--export", action="store_true", help="write and prove both kinds of files")
     parser.add_argument("--full", action="store_true", help="all images and 200 epochs")
     parser.add_argument("--images", type=int, default=10_000, help="images to train on")
     parser.add_argument("--baseline-epochs", type=int, default=6)

@@ -97,6 +97,8 @@ def run(seed: int, data: tuple[Images, Images], arguments: argparse.Namespace) -
         networks.append(model)
     teacher, student = networks
     for variant in variants(tuple(arguments.bits)):
+        if arguments.variants is not None and variant.name not in arguments.variants:
+            continue
         torch.manual_seed(seed)
         model, controller = copy.deepcopy(student), None
         sections = variant.sections(arguments.share)
@@ -130,6 +132,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with the images and the weights")
     parser.add_argument("--output", type=Path, help="JSON file for all results")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", help='only these, as "FP32" "w3a3, T=1"')
     parser.add_argument("--images", type=int, default=10_000, help="images to train on")
     parser.add_argument("--baseline-epochs", type=int, default=4)
     parser.add_argument("--baseline-rate", type=float, default=0.01)
