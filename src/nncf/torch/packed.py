@@ -59,9 +59,10 @@ def save_packed(model: nn.Module | Mapping[str, Any], path: str | Path) -> SizeT
 
     Each tensor takes its smallest form: as it is; as a bit for each element and the elements
     that are not zero; as codes of 1 to 8 bits and their steps, where a stripped model says on
-    which grid a weight lies; as both; or as the numbers of few values. Every form gives back every bit, negative zeros and NaN
-    included. Tensors that share their memory are stored once. The file is written as a whole or
-    not at all. Strip a compressed model before: its weights are not yet what they will be.
+    which grid a weight lies; as both; or as the numbers of few values. Every form gives back every
+    bit, negative zeros and NaN included. Tensors that share their memory are stored once. The file
+    is written as a whole or not at all. Strip a compressed model before: its weights are not yet
+    what they will be.
 
     Returns the table of sizes, whose total is the size of the file.
 
