@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from nncf.onnx.graph import Array, array, attribute, nodes, only_consumer, producer, store
+from nncf.onnx.graph import Array, array, attribute, nodes, producer, store
 from nncf.onnx.write import Probe, scope_of
 
 SWITCH = "nncf.switch"
@@ -185,29 +185,35 @@ def use_binary_convolutions(model: ir.Model) -> None:
     """Write switches and weights of binary convolutions as FakeQuantize with two levels.
 
     OpenVINO turns a convolution between two of these into one on bits, where it computes the right
-    thing: over two axes, without groups, for a multiple of 8 input channels, and when nobody
-    else reads the activation. Elsewhere such nodes give NaN, so all others stay as they are.
+    thing: over two axes, without groups and for a multiple of 8 input channels. Elsewhere, and
+    where such a node has a second reader, it computes something else; equal nodes it makes one. So
+    of the convolutions that read one decision the largest gets two nodes of its own, and
+    everything else stays as it is.
     """
     graph = model.graph
     found = {switch.node.outputs[0]: switch for switch in switches(graph)}
-    is_any = False
+    largest: dict[tuple[ir.Value, bytes, bytes], tuple[ir.Node, Signs]] = {}
     for layer in nodes(graph, "Conv"):
-        switch = found.get(layer.inputs[0]) if layer.inputs[0] is not None else None
-        weight = layer.inputs[1]
-        signs = signs_of(array(weight))
-        if switch is None or weight is None or signs is None:
+        result, signs = layer.inputs[0], signs_of(array(layer.inputs[1]))
+        if result is None or result not in found or signs is None:
             continue
-        if not _is_binary(layer, switch, signs):
-            continue
-        layer.replace_input_with(0, _two_level_switch(graph, switch))
-        layer.replace_input_with(1, _two_level_weight(graph, weight.name or "weight", signs))
-        is_any = True
-    if is_any:
+        switch = found[result]
+        decision = switch.source, switch.threshold.tobytes(), switch.high.tobytes()
+        other = largest.get(decision)
+        is_larger = other is None or signs.positive.size > other[1].positive.size
+        if is_larger and _is_binary(layer, switch, signs):
+            largest[decision] = layer, signs
+    for layer, signs in largest.values():
+        result, weight = layer.inputs[:2]
+        assert result is not None  # it is one of those found
+        name = (weight.name if weight is not None else None) or "weight"
+        layer.replace_input_with(0, _two_level_switch(graph, found[result]))
+        layer.replace_input_with(1, _two_level_weight(graph, name, signs))
+    if largest:
         graph.opset_imports[DOMAIN] = 1
 
 
 def _is_binary(layer: ir.Node, switch: Switch, signs: Signs) -> bool:
-    result = switch.node.outputs[0]
     return (
         signs.positive.ndim == 4
         and attribute(layer, "group", 1) == 1
@@ -215,7 +221,6 @@ def _is_binary(layer: ir.Node, switch: Switch, signs: Signs) -> bool:
         and bool((signs.magnitude > 0).all())
         and switch.high.dtype == np.float32
         and float(switch.low) == 0.0
-        and only_consumer(result) is layer
     )
 
 
@@ -227,7 +232,7 @@ def _two_level_switch(graph: ir.Graph, switch: Switch) -> ir.Value:
         for end, data in (("low", switch.low), ("high", switch.high))
     ]
     node = _two_level(switch.source, threshold, ends[0], ends[1])
-    node.metadata_props[SWITCH] = switch.node.metadata_props[SWITCH]
+    node.metadata_props[SWITCH] = switch.node.metadata_props.pop(SWITCH)
     node.outputs[0].name = f"{name}.two_level"
     graph.insert_before(switch.node, node)
     return node.outputs[0]
