@@ -21,7 +21,7 @@ def test_quantization_defaults():
     assert options.initializer.batchnorm_adaptation.num_bn_adaptation_samples == 2000
     assert not options.initializer.has("batchnorm_adaptation")
     (entry,) = options.initializer.ranges()
-    assert (entry.num_init_samples, entry.type) == (256, "mixed_min_max")
+    assert (entry.num_init_samples, entry.type) == (256, None)
     assert (entry.params.min_percentile, entry.params.max_percentile) == (0.1, 99.9)
 
 
