@@ -108,8 +108,13 @@ def test_an_interruption_changes_nothing(at: int) -> None:
     """Ctrl-C at any station of the initialisation leaves the model as it was."""
     model = network()
     before = snapshot(model)
-    with pytest.raises(KeyboardInterrupt):
-        create_compressed_model(model, config(Interrupted(at)))
+    # A shell starts background jobs with Ctrl-C ignored.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            create_compressed_model(model, config(Interrupted(at)))
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert is_same(before, snapshot(model))
     assert hooks.active_mode() is None
 
