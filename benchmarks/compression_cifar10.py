@@ -266,6 +266,8 @@ def main() -> None:
     rows = FULL_ROWS if arguments.full else ROWS
     if arguments.full:
         arguments.images, arguments.baseline_epochs, arguments.epochs = None, 60, 200
+    if missing := [name for name in arguments.rows or () if name not in rows]:
+        parser.error(f"--rows {' '.join(missing)}: these need --full")
     rows = {name: row for name, row in rows.items() if name in (arguments.rows or rows)}
     torch.set_num_threads(arguments.threads)
     folder = arguments.data / "cifar10_jpeg"

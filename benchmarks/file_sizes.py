@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from torch import nn
 
 from benchmarks import networks
 from benchmarks.latency import IMAGES, SETTINGS, SHAPE
-from benchmarks.records import machine, markdown, write
+from benchmarks.records import machine, markdown, measure_each
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 from nncf.onnx.run import OnnxFile
 from nncf.openvino.run import OpenVINOFile
@@ -169,11 +168,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{json.dumps(machine())}\n{arguments.threads} threads used")
-    results: dict[str, Any] = {}
-    for name in arguments.networks:
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(name, Path(folder), arguments)
-        write(arguments.output, {"machine": machine(), "results": results})
+    measure_each(measure, arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import json
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import networks
-from benchmarks.records import machine, markdown, write
+from benchmarks.records import machine, markdown, measure_each
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 from nncf.errors import ExportError
 from nncf.onnx.run import OnnxFile
@@ -248,11 +247,7 @@ def main() -> None:
         parser.error("--peer: expected nncf219=PYTHON, the only peer that writes files")
     torch.set_num_threads(arguments.threads)
     print(f"{json.dumps(machine())}\n{arguments.threads} threads used")
-    results: dict[str, Any] = {}
-    for name in arguments.networks:
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(name, Path(folder), arguments)
-        write(arguments.output, {"machine": machine(), "results": results})
+    measure_each(measure, arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 
 from benchmarks import networks
 from benchmarks.latency import IMAGES, SETTINGS, SHAPE, open_file, table, time_in_turn
-from benchmarks.records import machine, write
+from benchmarks.records import machine, measure_each
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 from nncf.torch.export import export
 
@@ -85,11 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{json.dumps(machine())}\n{arguments.threads} threads used")
-    results: dict[str, Any] = {}
-    for name in arguments.networks:
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(name, Path(folder), arguments)
-        write(arguments.output, {"machine": machine(), "results": results})
+    measure_each(measure, arguments)
 
 
 if __name__ == "__main__":

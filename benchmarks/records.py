@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,17 @@ def write(path: Path | None, record: Mapping[str, Any]) -> None:
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(path)
+
+
+def measure_each(
+    measure: Callable[[str, Path, argparse.Namespace], Any], arguments: argparse.Namespace
+) -> None:
+    """Call ``measure(name, empty folder, arguments)`` for each of ``arguments.networks``.
+
+    What is found so far goes to ``arguments.output`` after every network.
+    """
+    results: dict[str, Any] = {}
+    for name in arguments.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = measure(name, Path(folder), arguments)
+        write(arguments.output, {"machine": machine(), "results": results})

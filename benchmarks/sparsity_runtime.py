@@ -23,7 +23,6 @@ import argparse
 import gzip
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import networks
-from benchmarks.records import machine, markdown, write
+from benchmarks.records import machine, markdown, measure_each
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 from nncf.errors import ExportError
 from nncf.onnx.run import OnnxFile
@@ -381,11 +380,7 @@ def main() -> None:
     print(f"{json.dumps(machine())}\n{what}, {arguments.threads} threads")
     amx = "amx" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     print(f"AMX, which OpenVINO's sparse weights decompression needs: {'yes' if amx else 'no'}")
-    results: dict[str, Any] = {}
-    for name in arguments.networks:
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(name, Path(folder), arguments)
-        write(arguments.output, {"machine": machine(), "results": results})
+    measure_each(measure, arguments)
 
 
 if __name__ == "__main__":

@@ -118,5 +118,5 @@ class QuantizationAlgorithm(Algorithm):
 
 def _learning(scheme: Scheme, multiplier: float | None) -> Scheme:
     """Return the scheme with the pace at which its range learns."""
-    scaled = scheme.bits < 8 and not scheme.logarithm_scale
+    scaled = scheme.has_few_bits and not scheme.logarithm_scale
     return replace(scheme, lr_multiplier=multiplier, scaled_gradient=scaled)

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from nncf.algorithms.quantization.options import QuantizationOptions, QuantizerOverride
 
 
-_MANY_BITS = 8
-"""From so many bits on the extremes are as good as the range of the least error."""
-
-
 def calibrations(
     options: QuantizationOptions, inserts: Iterable[Insert], scopes: Scopes
 ) -> dict[str, Calibration]:
@@ -84,7 +80,7 @@ def calibration(
 def recipe(entry: RangeOptions, scheme: Scheme) -> Recipe:
     """Return how the range is computed (the table at the top of this file)."""
     symmetric = scheme.mode == "symmetric"
-    kind = entry.type or ("least_error" if scheme.bits < _MANY_BITS else "mixed_min_max")
+    kind = entry.type or ("least_error" if scheme.has_few_bits else "mixed_min_max")
     percentiles = (entry.params.min_percentile, entry.params.max_percentile)
     extremes = Recipe("extremes", "batch", absolute_high=symmetric)
     by_sample = kind == "mixed_min_max" and not scheme.weight and not scheme.per_channel

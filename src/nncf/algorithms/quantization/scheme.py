@@ -38,6 +38,11 @@ class Scheme:
     lr_multiplier: float | None = None
     scaled_gradient: bool = False
 
+    @property
+    def has_few_bits(self) -> bool:
+        """Whether codes are so few that ranges start and learn in another way."""
+        return self.bits < 8
+
     def levels(self, signed: bool) -> tuple[int, int]:
         """Return ``(level_low, level_high)``, the ends of the integer grid.
 

@@ -83,14 +83,16 @@ class FakeQuantizer(nn.Module):
     def _quantized(
         self, x: torch.Tensor, grid: torch.Tensor, low: torch.Tensor | None = None
     ) -> torch.Tensor:
+        """Return x on the grid: by its sign where the grid has no zero, which data may decide."""
         span = self._span_parameter
-        if self.scheme.signed is not True or not self._has_signs:
-            y = kernels.fake_quantize(x, grid, span=span, low=low, axis=self._axis)
         if not self._has_signs:
-            return y
+            return kernels.fake_quantize(x, grid, span=span, low=low, axis=self._axis)
         scale, gain = grid[HIGH].view(self.shape), grid[ABOVE_GAIN].view(self.shape)
         signs = sign_times_scale(x, span, scale=scale, gain=gain)
-        return signs if self.scheme.signed else torch.where(self.signed > 0.5, signs, y)
+        if self.scheme.signed:
+            return signs
+        unsigned = kernels.fake_quantize(x, grid, span=span, axis=self._axis)
+        return torch.where(self.signed > 0.5, signs, unsigned)
 
     @property
     def _has_signs(self) -> bool:
