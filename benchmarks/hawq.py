@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixed precision of ResNet-20 by Hessian traces: how long it takes, and what it chooses.
 
-    python -m benchmarks.hawq --data FOLDER [--uniform 5] [--epochs 1] [--train 0] [--output FILE.json]
+    python -m benchmarks.hawq --data FOLDER [--uniform 5] [--train 6 --seeds 0 1 2]
 
 The folder is that of ``benchmarks.accuracy_cifar10``. The network is fine-tuned in floating point
 for a moment, since its weights come from uncoded images. Then bit widths of weights are searched at
 the size of uniform 5 (or other) bits, activations having 8: once with the integer programme and
 once greedily, from the same traces and rounding errors. Accuracy is that of the quantized network
-before any training, and with ``--train 3`` after so many epochs. Needs Pillow.
+before any training, and with ``--train 6`` after so many epochs, with the same images and learning rates
+for every plan. A seed has a baseline, traces and plans of its own. Needs Pillow.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from benchmarks.accuracy_cifar10 import (
     read_network,
     train,
 )
-from benchmarks.records import find, machine, markdown, write
+from benchmarks.records import find, machine, markdown, mean_and_spread, write
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
 from nncf.algorithms.mixed_precision import hawq
 from nncf.algorithms.mixed_precision.budget import Budget
@@ -103,9 +104,13 @@ def plans(
         yield f"{text}, integer programme", solve(choice, table, budget)
 
 
-def measure(
-    model: nn.Module, batches: TrainingBatches, test: Images, options: argparse.Namespace
-) -> dict[str, Any]:
+def measure(seed: int, images: Images, test: Images, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the time of the search and all plans with their accuracies, of one seed."""
+    torch.manual_seed(seed)
+    model = read_network(options.data / "cifar10_resnet_weights")
+    train(model, TrainingBatches(images, 128, seed), options.epochs, 0.01)
+    model.eval()
+    batches = TrainingBatches(images, 32, seed)
     values = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
     size = values * options.uniform / 8
     precision = {"type": "hawq", "bits": EVERY, "budget": {"type": "bytes", "value": size}}
@@ -128,11 +133,38 @@ def measure(
             "widths": chosen,
         }
         if options.train and "greedy" not in name:
-            shuffled = TrainingBatches(batches.images, 128, 1)
-            train(quantized, shuffled, options.train, 0.003, controller)
+            shuffled = TrainingBatches(images, 128, seed + 1)
+            train(quantized, shuffled, options.train, options.rate, controller)
             row["trained"] = accuracy(quantized, test)
+        print(f"# seed {seed} {row}", flush=True)
         rows.append(row)
-    return {"seconds": seconds, "traces": dict(watched.found.traces), "rows": rows}
+    return {
+        "seed": seed,
+        "baseline": accuracy(model, test),
+        "seconds": seconds,
+        "traces": dict(watched.found.traces),
+        "rows": rows,
+    }
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """Return one line per plan: means over the seeds with their spread, widths of the first seed."""
+    lines = []
+    for rows in zip(*(result["rows"] for result in results), strict=True):
+        accuracies = [
+            "{:.2f} ± {:.2f} %".format(*mean_and_spread(row[name] for row in rows))
+            if name in rows[0]
+            else ""
+            for name in ("accuracy", "trained")
+        ]
+        size, objective = (
+            mean_and_spread(row[name] for row in rows)[0] for name in ("bytes", "objective")
+        )
+        widths = sorted(Counter(rows[0]["widths"].values()).items())
+        listed = ", ".join(f"{bits}: {count}" for bits, count in widths)
+        lines.append([rows[0]["plan"], f"{size:,.0f}", f"{objective:.4g}", *accuracies, listed])
+    header = ["plan", "bytes", "objective", "before training", "trained", "weights by bits"]
+    return markdown(header, lines)
 
 
 def main() -> None:
@@ -140,6 +172,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the images and the weights")
     parser.add_argument("--uniform", type=int, default=5, help="bits whose size is the budget")
     parser.add_argument("--train", type=int, default=0, help="epochs of training each plan")
+    parser.add_argument("--rate", type=float, default=0.01, help="learning rate of these epochs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning in floating point")
     parser.add_argument("--images", type=int, default=10_000, help="for fine-tuning")
     parser.add_argument("--test-images", type=int, default=2_000)
@@ -150,23 +184,18 @@ def main() -> None:
         print("not measured: pass --data FOLDER, which holds the images and the weights")
         return
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     images = read_images(find(options.data / "cifar10_jpeg", "train.zip"), options.images)
     test = read_images(find(options.data / "cifar10_jpeg", "test*.zip"), options.test_images)
-    model = read_network(options.data / "cifar10_resnet_weights")
-    train(model, TrainingBatches(images, 128, 0), options.epochs, 0.01)
-    model.eval()
-    result = measure(model, TrainingBatches(images, 32, 0), test, options)
-    print(f"floating point: {accuracy(model, test):.2f} %; search: {result['seconds']:.0f} s")
-    header = ["plan", "bytes", "objective", "before training", "trained", "weights by bits"]
-    table = [
-        [row["plan"], f"{row['bytes']:,.0f}", f"{row['objective']:.4g}", f"{row['accuracy']:.2f} %",
-         f"{row['trained']:.2f} %" if "trained" in row else "",
-         ", ".join(f"{b}: {n}" for b, n in sorted(Counter(row["widths"].values()).items()))]
-        for row in result["rows"]
-    ]  # fmt: skip
-    print(markdown(header, table))
-    write(options.output, {"machine": machine(), **result})
+    results: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        results.append(measure(seed, images, test, options))
+        write(options.output, {"machine": machine(), "results": results})
+    for name, form in (
+        ("baseline", "floating point: {:.2f} ± {:.2f} %"),
+        ("seconds", "search: {:.0f} ± {:.0f} s"),
+    ):
+        print(form.format(*mean_and_spread(result[name] for result in results)))
+    print(report(results))
 
 
 if __name__ == "__main__":
