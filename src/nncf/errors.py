@@ -40,6 +40,10 @@ class CheckpointError(NNCFError, RuntimeError):
     """A checkpoint does not belong to this model, or is damaged."""
 
 
+class TrainingError(NNCFError, RuntimeError, TypeError, ValueError):
+    """A function that an accuracy-aware loop was given does not do what the loop needs."""
+
+
 class ExportError(NNCFError, RuntimeError):
     """The compressed model cannot be written in the form asked for."""
 

@@ -37,6 +37,10 @@ class SparsityController(Controller):
         """Whether the training script sets the level of each layer, without a schedule."""
         return self.params.sparsity_level_setting_mode == "local"
 
+    @property
+    def level(self) -> float:
+        return self.sparsity_level
+
     def freeze(self, freeze: bool = True) -> None:
         """Keep the masks as they are from now on, or with False let them change again."""
         self.frozen = freeze

@@ -52,12 +52,28 @@ class Controller:
         pass
 
     @property
+    def level(self) -> float | None:
+        """How far compression is on the scale of the rate that can be set; None without one.
+
+        ``compression_rate`` may count over more, such as all parameters of the model.
+        """
+        return self.compression_rate
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the model is at the rate that was set; what is learned gets there in time."""
+        return True
+
+    @property
     def maximal_compression_rate(self) -> float:
         """The greatest rate that can be set."""
         return 1.0
 
     def disable_scheduler(self) -> None:
-        """Stop the schedule where it is (the accuracy-aware loops set the rate themselves)."""
+        """Stop the schedule where it is, so that the rate can be set by hand.
+
+        The stage is then that of a finished schedule: what was set is the target.
+        """
         self.scheduler = Scheduler()
         self.scheduler_enabled = False
 
@@ -69,11 +85,17 @@ class Controller:
         return {
             "loss_state": {},
             "scheduler_state": self.scheduler.get_state(),
+            "scheduler_enabled": self.scheduler_enabled,
             "compression_stage": int(self.compression_stage()),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``get_state`` returned; a different stage afterwards is warned about."""
+        """Take back what ``get_state`` returned; a different stage afterwards is warned about.
+
+        A schedule that was stopped then is stopped now; one that is stopped now stays so.
+        """
+        if not state.get("scheduler_enabled", True) and self.scheduler_enabled:
+            self.disable_scheduler()
         try:
             self.scheduler.load_state(state["scheduler_state"])
             saved = CompressionStage(int(state["compression_stage"]))
@@ -113,7 +135,8 @@ class CompressionController(Controller):
         self.child_ctrls = children
         self._layout_states = dict(layout_states)
         self._backend = backend
-        self.scheduler = CompositeScheduler({child.name: child.scheduler for child in children})
+        self.scheduler: CompositeScheduler = CompositeScheduler({})
+        self._gather_schedulers(epoch=-1, step=-1)
 
     def __repr__(self) -> str:
         names = ", ".join(child.name for child in self.child_ctrls) or "nothing"
@@ -172,10 +195,24 @@ class CompressionController(Controller):
     def maximal_compression_rate(self) -> float:
         return min((child.maximal_compression_rate for child in self.child_ctrls), default=1.0)
 
-    def disable_scheduler(self) -> None:
-        for child in self.child_ctrls:
+    @property
+    def is_settled(self) -> bool:
+        return all(child.is_settled for child in self.child_ctrls)
+
+    def disable_scheduler(self, *names: str) -> None:
+        """Stop the schedules of all algorithms, or of those named, where they are."""
+        chosen = [child for child in self.child_ctrls if not names or child.name in names]
+        for child in chosen:
             child.disable_scheduler()
-        super().disable_scheduler()
+        counted = self.scheduler
+        self._gather_schedulers(epoch=counted.current_epoch, step=counted.current_step)
+
+    def _gather_schedulers(self, *, epoch: int, step: int) -> None:
+        """Let ``scheduler``, which stands at a step, drive the schedulers that there are now."""
+        children = self.child_ctrls
+        self.scheduler.children = {child.name: child.scheduler for child in children}
+        self.scheduler.current_epoch, self.scheduler.current_step = epoch, step
+        self.scheduler_enabled = any(child.scheduler_enabled for child in children)
 
     def distributed(self) -> None:
         """Make all processes start from rank 0's compression parameters.
@@ -205,8 +242,7 @@ class CompressionController(Controller):
             child.load_state(state[child.name])
         epochs = [child.scheduler.current_epoch for child in self.child_ctrls]
         steps = [child.scheduler.current_step for child in self.child_ctrls]
-        self.scheduler.current_epoch = max(epochs, default=-1)
-        self.scheduler.current_step = max(steps, default=-1)
+        self._gather_schedulers(epoch=max(epochs, default=-1), step=max(steps, default=-1))
 
     def strip(self, do_copy: bool = True) -> Any:
         """Return the plain model: compressed weights, native operators, no training-time ops."""

@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from nncf.option_messages import Problem
-from nncf.options import Count, Fraction, NonNegative, Options, Positive, PositiveNumber, option
+from nncf.options import (
+    Count,
+    Flag,
+    Fraction,
+    NonNegative,
+    Options,
+    Positive,
+    PositiveNumber,
+    option,
+)
 
 _DROPS = ("maximal_relative_accuracy_degradation", "maximal_absolute_accuracy_degradation")
 
@@ -22,6 +31,13 @@ class AccuracyDrop(Options):
     )
     maximal_absolute_accuracy_degradation: NonNegative | None = option(
         None, "Largest loss of accuracy in units of the metric."
+    )
+
+    higher_is_better: Flag = option(
+        True, "Whether a greater metric is better (accuracy), or a lower one (loss, perplexity)."
+    )
+    maximal_total_minutes: PositiveNumber | None = option(
+        None, "Minutes after which training ends, at the end of the epoch. Unset: no limit."
     )
 
     def rules(self) -> Iterator[Problem]:

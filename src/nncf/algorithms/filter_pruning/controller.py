@@ -307,10 +307,14 @@ class FilterPruningController(Controller):
 
     # --- what the training loop sees -------------------------------------------------------------
 
+    @property
+    def level(self) -> float:
+        return self._level
+
     def compression_stage(self) -> CompressionStage:
         if self._level == 0:
             return CompressionStage.UNCOMPRESSED
-        if self._level >= target_of(self._options) - _NEAR:
+        if not self.scheduler_enabled or self._level >= target_of(self._options) - _NEAR:
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.PARTIALLY_COMPRESSED
 

@@ -121,6 +121,15 @@ class RBSparsityController(SparsityController):
         return 1 - kept / total if total else 0.0
 
     @property
+    def level(self) -> float:
+        """The level of the masks, not above the one that the loss aims at."""
+        return min(self.sparsity_level, self.current_sparsity)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.current_sparsity >= self.sparsity_level - TOLERANCE
+
+    @property
     def mean_sparse_prob(self) -> float:
         """Mean probability of a masked weight to be dropped in training."""
         total = sum(self._sizes.values())

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search for the highest rate, on curves that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nncf.training.search import Limits, Search
+
+LIMITS = Limits(
+    minimal_rate=0.0,
+    maximal_rate=0.95,
+    patience=2,
+    step_reduction=0.5,
+    lr_reduction=0.5,
+    minimal_step=0.025,
+)
+
+
+def rates(
+    meets: Callable[[float], bool], start: float, limits: Limits = LIMITS
+) -> tuple[list[float], Search]:
+    """Return the rates that are trained at, epoch by epoch, and how the search ends."""
+    search = Search(rate=start, step=0.1, met=meets(start))
+    trained: list[float] = []
+    while len(trained) < 1000:
+        if search.is_due(limits):
+            search = search.next_rate(limits)
+            if search.finished:
+                return trained, search
+        trained.append(round(search.rate, 6))
+        search = search.after_epoch(meets(search.rate))
+    raise AssertionError("the search goes on and on")
+
+
+def test_steps_shrink_where_the_direction_turns() -> None:
+    """Up by whole steps, down by half of one, up by a quarter; two epochs where the goal is missed."""
+    trained, search = rates(lambda rate: rate < 0.58, 0.3)
+    assert trained == [0.4, 0.5, 0.6, 0.6, 0.55, 0.575]
+    assert search.passed == pytest.approx(0.575)
+    assert search.lr_factor == 0.25
+
+
+def test_down_from_a_rate_that_is_too_high() -> None:
+    """Rates below the start are tried until one meets the goal."""
+    trained, search = rates(lambda rate: rate < 0.33, 0.5)
+    assert trained == [0.4, 0.4, 0.3, 0.35, 0.35, 0.325]
+    assert search.passed == pytest.approx(0.325)
+
+
+def test_known_rates_are_passed_over() -> None:
+    """No rate is trained below one that met the goal, or above one that did not."""
+    trained, _ = rates(lambda rate: rate < 0.31, 0.3)
+    assert trained == [0.4, 0.4, 0.35, 0.35, 0.325, 0.325]
+
+
+def test_steps_shrink_where_there_is_no_room() -> None:
+    """Rates stay above zero; when nothing meets the goal the search ends."""
+    trained, search = rates(lambda rate: False, 0.12)
+    assert trained == [0.02, 0.02]
+    assert search.passed is None
+    assert "below 0.025" in search.finished
+
+
+def test_highest_rate_ends_the_search() -> None:
+    """The last step goes to the highest rate itself."""
+    trained, search = rates(lambda rate: True, 0.8)
+    assert trained == [0.9, 0.95]
+    assert search.finished == "the highest rate, 0.95, meets the goal"
+
+
+@given(
+    threshold=st.floats(0.0, 1.0),
+    start=st.floats(0.0, 0.95),
+    patience=st.integers(1, 4),
+    reduction=st.floats(0.2, 0.8),
+)
+def test_search_ends_near_the_threshold(
+    threshold: float, start: float, patience: int, reduction: float
+) -> None:
+    """Where rates up to a threshold meet the goal, the highest found is within one last step."""
+    limits = Limits(0.0, 0.95, patience, reduction, 0.5, 0.01)
+    trained, search = rates(lambda rate: rate <= threshold, start, limits)
+    assert all(0 < rate <= 0.95 for rate in trained)
+    found = search.passed or 0.0
+    assert found <= threshold
+    assert min(threshold, 0.95) - found <= 0.01 / reduction + 1e-6
+    tried = dict.fromkeys(trained)
+    assert len(trained) <= patience * len(tried)
+
+
+@given(answers=st.lists(st.booleans(), min_size=50, max_size=50), start=st.floats(0.0, 0.95))
+def test_search_ends_whatever_the_answers(answers: list[bool], start: float) -> None:
+    """Answers that contradict each other end the search as well."""
+    told = iter(answers * 30)
+    trained, search = rates(lambda _: next(told), start)
+    assert len(trained) < 200
+    assert search.finished
