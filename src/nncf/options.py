@@ -120,13 +120,15 @@ class Options(BaseModel):
     Subclasses list fields with ``option`` and override ``rules`` (what must hold between
     fields) and ``remarks`` (what is legal but has no effect or looks like a slip). ``former``
     lists keys of earlier releases, which are read with a warning. ``adaptive`` says whether the
-    loop that searches for the best compression rate can drive the algorithm. ``role`` is what
+    loop that searches for the best compression rate can drive the algorithm; where that takes an
+    option, ``adaptive_by`` shows it as JSON. ``role`` is what
     only one algorithm of a configuration can do, as a sentence without a subject ("decides which
     single weights are zero"); empty where nothing is in its way.
     """
 
     former: ClassVar[tuple[Former, ...]] = ()
     adaptive: ClassVar[bool] = False
+    adaptive_by: ClassVar[str] = ""
     role: ClassVar[str] = ""
 
     model_config = ConfigDict(
@@ -179,6 +181,11 @@ class Options(BaseModel):
             del section[key]
             near = hint(str(key), cls.model_fields)
             yield Problem((*path, key), f" is not an option and does nothing.{near}")
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the loop that searches for the best compression rate drives the algorithm."""
+        return self.adaptive
 
     def rules(self) -> Iterator[Problem]:
         """Yield what is wrong between fields of this object."""

@@ -261,6 +261,7 @@ ADAPTIVE = {
     ("names", "part"),
     [
         (["quantization"], "needs an algorithm whose compression rate can be driven"),
+        (["quantization"], '"quantization" with "weights": {"adaptive_bits": [8, 4, 2]}'),
         (["filter_pruning", "rb_sparsity"], "drives one algorithm"),
     ],
 )

@@ -34,6 +34,12 @@ RB = {
     "params": {"sparsity_target": 0.3, "sparsity_target_epoch": 1, "sparsity_freeze_epoch": 2},
 }
 QUANTIZATION = {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 64}}}
+BITS = {
+    **QUANTIZATION,
+    "weights": {"adaptive_bits": [8, 4, 2]},
+    "activations": {"adaptive_bits": [8, 4]},
+    "first_and_last_bits": None,
+}
 
 
 class Net(nn.Module):
@@ -113,6 +119,7 @@ def config(*algorithms: dict[str, Any], mode: str, **params: Any) -> nncf.NNCFCo
     found = nncf.NNCFConfig.from_dict(
         {
             "input_info": {"sample_size": [1, 1, 8, 8]},
+            "target_device": "TRIAL" if BITS in algorithms else "ANY",
             "compression": list(algorithms),
             "accuracy_aware_training": {"mode": mode, "params": {**defaults, **params}},
         }

@@ -24,6 +24,7 @@ KINDS: dict[str, Any] = {
     "pruning": [models.PRUNING, models.QUANTIZATION],
     "magnitude": [models.MAGNITUDE],
     "rb": [models.RB],
+    "bits": [models.BITS],
 }
 
 

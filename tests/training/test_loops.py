@@ -170,7 +170,8 @@ def test_search_changes_the_rate_between_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithms", [[models.PRUNING, models.QUANTIZATION], [models.MAGNITUDE], [models.RB]]
+    "algorithms",
+    [[models.PRUNING, models.QUANTIZATION], [models.MAGNITUDE], [models.RB], [models.BITS]],
 )
 def test_search_on_real_metrics(algorithms: list[dict[str, Any]]) -> None:
     """Each algorithm with a rate: what is returned meets the goal, is at its rate, and strips."""

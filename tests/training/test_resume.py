@@ -52,7 +52,7 @@ def test_killed_run_ends_as_an_unkilled_one(root: Path, tmp_path: Path, kind: st
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", ["pruning", "magnitude", "rb"])
+@pytest.mark.parametrize("kind", ["pruning", "magnitude", "rb", "bits"])
 def test_killed_twenty_times(root: Path, tmp_path: Path, kind: str) -> None:
     """The same for every algorithm with a rate, and twenty kills or more."""
     whole = json.loads(script(root, str(tmp_path / "whole"), kind).stdout.splitlines()[-1])

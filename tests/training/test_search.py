@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,16 @@ def test_down_from_a_rate_that_is_too_high() -> None:
     trained, search = rates(lambda rate: rate < 0.33, 0.5)
     assert trained == [0.4, 0.4, 0.3, 0.35, 0.35, 0.325]
     assert search.passed == pytest.approx(0.325)
+
+
+def test_rates_that_a_model_does_not_have() -> None:
+    """What lies between a rate that was set and the one it led to is known with them."""
+    search = Search(rate=0.0, step=0.1, met=True).next_rate(LIMITS)
+    search = replace(search, reached=0.34).after_epoch(met=True).next_rate(LIMITS)
+    assert (search.rate, search.passed) == pytest.approx((0.44, 0.34))
+    search = replace(search, reached=0.6).after_epoch(met=False).after_epoch(met=False)
+    search = search.next_rate(LIMITS)
+    assert (search.rate, search.failed) == pytest.approx((0.39, 0.44))
 
 
 def test_known_rates_are_passed_over() -> None:

@@ -77,6 +77,10 @@ class Controller:
         self.scheduler = Scheduler()
         self.scheduler_enabled = False
 
+    def layout_state(self) -> dict[str, Any] | None:
+        """Return the state of the layout where it has changed since it was planned; else None."""
+        return None
+
     def distributed(self) -> None:
         """Adjust to DistributedDataParallel; called after wrapping."""
 
@@ -225,8 +229,10 @@ class CompressionController(Controller):
 
     def get_compression_state(self) -> dict[str, Any]:
         """Return all that ``create_compressed_model(compression_state=…)`` needs; JSON-able."""
+        changed = {child.name: child.layout_state() for child in self.child_ctrls}
+        anew = {name: state for name, state in changed.items() if state is not None}
         return {
-            "builder_state": dict(self._layout_states),
+            "builder_state": {**self._layout_states, **anew},
             "ctrl_state": {child.name: child.get_state() for child in self.child_ctrls},
         }
 

@@ -132,9 +132,13 @@ def _adaptive(root: RootOptions) -> Iterator[Problem]:
         return
     path = ("accuracy_aware_training", "mode")
     mode = ' = "adaptive_compression_level"'
-    driven = [_name(item) for item in root.compression if item.adaptive]
-    drivable = [name for name in algorithms.names() if algorithms.options_class(name).adaptive]
-    listed = ", ".join(f'"{name}"' for name in drivable)
+    driven = [_name(item) for item in root.compression if item.is_adaptive]
+    classes = {name: algorithms.options_class(name) for name in algorithms.names()}
+    listed = ", ".join(
+        f'"{name}"' + (f" with {kind.adaptive_by}" if kind.adaptive_by else "")
+        for name, kind in classes.items()
+        if kind.adaptive or kind.adaptive_by
+    )
     if not driven:
         yield Problem(
             path,

@@ -17,11 +17,22 @@ from torch import nn
 
 from nncf.errors import DataError
 from nncf.resources import NNCFDataLoader
-from nncf.torch.data import forward_arguments
+from nncf.torch.data import forward_arguments, how_to_tell
 from nncf.torch.distributed import is_main_process
 from nncf.torch.structure import tensors_in
 
 _LOGGER = logging.getLogger("nncf")
+
+FORWARD_ERRORS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+)
+"""What a model raises when its inputs do not suit it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +104,19 @@ def batch_size(args: Any, kwargs: Any, loader: object = None) -> int:
             later = first.ndim > 1 and first.shape[0] > said > 1 and first.shape[1] == said
             return said if later else max(first.shape[0], 1)
     return max(said, 1)
+
+
+def run(model: nn.Module, batch: CalibrationBatch) -> Any:
+    """Return what the model makes of a batch. Raises DataError that shows the batch when that fails."""
+    try:
+        return model(*batch.args, **batch.kwargs)
+    except FORWARD_ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise DataError(
+            f"The model failed on batch {batch.index} of the calibration data with "
+            f"{type(error).__name__}: {error}. " + how_to_tell(batch.raw, model)
+        ) from error
 
 
 def moved(value: Any, device: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nncf.compression.calibration import Calibration
 from nncf.errors import DataError
-from nncf.torch.calibration import CalibrationBatch, calibration_batches, evaluating
+from nncf.torch.calibration import CalibrationBatch, calibration_batches, evaluating, run
 from nncf.torch.calibration import progress as progress
 from nncf.torch.counting import zero_counts as zero_counts
 from nncf.torch.curvature import TraceWish as TraceWish
@@ -25,12 +25,15 @@ from nncf.torch.curvature import average_traces as average_traces
 from nncf.torch.curvature import load_numbers as load_numbers
 from nncf.torch.curvature import rounding_errors as rounding_errors
 from nncf.torch.data import forward_arguments as forward_arguments
-from nncf.torch.data import how_to_tell
 from nncf.torch.distributed import agree as agree
 from nncf.torch.distributed import from_main as from_main
 from nncf.torch.distributed import is_main_process as is_main_process
 from nncf.torch.distributed import together as together
 from nncf.torch.intercept import compression_of
+from nncf.torch.sensitivity import describe_anew as describe_anew
+from nncf.torch.sensitivity import output_changes as output_changes
+from nncf.torch.sensitivity import recall as recall
+from nncf.torch.sensitivity import remember as remember
 from nncf.torch.statistics import RangeCollector
 from nncf.torch.structure import tensors_in
 from nncf.torch.teacher import make_teacher as make_teacher
@@ -44,17 +47,6 @@ _LOGGER = logging.getLogger("nncf")
 
 _VALUES_KEPT_IN_ALL = 2**27
 _VALUES_KEPT = (2**16, 2**22)
-
-FORWARD_ERRORS = (
-    RuntimeError,
-    TypeError,
-    ValueError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    AssertionError,
-)
-"""What a model raises when its inputs do not suit it."""
 
 
 def initialize_ranges(
@@ -169,19 +161,6 @@ def _observer(name: str, collector: RangeCollector, bad: list[str]) -> Any:
 
 def _look_away(_tensor: Tensor) -> None:
     """Observe nothing."""
-
-
-def run(model: nn.Module, batch: CalibrationBatch) -> None:
-    """Run the model on a batch. Raises DataError that shows the batch when that fails."""
-    try:
-        model(*batch.args, **batch.kwargs)
-    except FORWARD_ERRORS as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise DataError(
-            f"The model failed on batch {batch.index} of the calibration data with "
-            f"{type(error).__name__}: {error}. " + how_to_tell(batch.raw, model)
-        ) from error
 
 
 def _not_finite(name: str, batch: CalibrationBatch) -> str:

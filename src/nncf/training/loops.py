@@ -294,4 +294,7 @@ class AdaptiveCompressionTrainingLoop(TrainingLoop):
         assert best is not None  # the model was judged before the first epoch
         runner.load(best)
         runner.set_rate(search.rate)
+        runner.progress = replace(
+            runner.progress, search=replace(search, reached=runner.rate or 0.0)
+        )
         runner.configure(search.lr_factor)

@@ -34,8 +34,9 @@ class Search:
     """Where the search stands: at a rate for some epochs, with what is known of others.
 
     ``met`` says whether the rate has met the goal, ``passed`` is the highest that did, ``failed``
-    the lowest that did not. ``direction`` is 0 before the first step. ``finished`` says why the
-    search is over.
+    the lowest that did not. ``reached`` is the rate that setting ``rate`` led to, which is higher
+    where the model has no other between. ``direction`` is 0 before the first step. ``finished``
+    says why the search is over.
     """
 
     rate: float
@@ -46,6 +47,7 @@ class Search:
     met: bool = False
     passed: float | None = None
     failed: float | None = None
+    reached: float = 0.0
     finished: str = ""
 
     def after_epoch(self, met: bool) -> Search:
@@ -59,7 +61,8 @@ class Search:
     def next_rate(self, limits: Limits) -> Search:
         """Return the search at the next rate to train at, or ``finished``."""
         if self.met:
-            found = replace(self, passed=max(self.rate, self.passed or 0.0))
+            rate = max(self.rate, self.reached)
+            found = replace(self, rate=rate, passed=max(rate, self.passed or 0.0))
         else:
             lowest = self.rate if self.failed is None else min(self.rate, self.failed)
             found = replace(self, failed=lowest)
@@ -96,5 +99,12 @@ def _moved(search: Search, limits: Limits) -> Search:
         return replace(search, finished=f"the next step would be below {limits.minimal_step:g}")
     rate = min(search.rate + direction * step, limits.maximal_rate)
     return replace(
-        search, rate=rate, step=step, direction=direction, lr_factor=factor, epochs=0, met=False
+        search,
+        rate=rate,
+        step=step,
+        direction=direction,
+        lr_factor=factor,
+        epochs=0,
+        met=False,
+        reached=0.0,
     )

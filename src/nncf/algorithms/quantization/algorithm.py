@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
+from nncf.algorithms.quantization.adaptive import AdaptiveWidths, WidthPlan
 from nncf.algorithms.quantization.controller import QuantizationController
 from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.placement import Placement, place
@@ -39,6 +40,9 @@ class QuantizationAlgorithm(Algorithm):
         precision = self.options.initializer.precision
         if precision is not None and precision.type == "manual":
             layout = given_by_scope(placement, self.options, graph, self.root.target_device)
+        if self.options.is_adaptive:
+            widths = self._width_plan(placement, graph, layout)
+            layout = widths.layout(widths.widest(), layout)
         placement.check(layout)
         return self._with_pace(layout)
 
@@ -65,6 +69,14 @@ class QuantizationAlgorithm(Algorithm):
             open_widths=open_widths(self.options),
         )
 
+    def _width_plan(self, placement: Placement, graph: Graph, layout: Layout) -> WidthPlan:
+        return WidthPlan(
+            *(placement, self.options, graph),
+            names=[insert.name for insert in layout],
+            device=self.root.target_device,
+            pace=self._with_pace,
+        )
+
     def _with_pace(self, layout: Layout) -> Layout:
         multiplier = self.options.compression_lr_multiplier
         if multiplier is None:
@@ -85,18 +97,19 @@ class QuantizationAlgorithm(Algorithm):
         )
 
     def _initialize_weight_ranges(self, compressed: Compressed) -> None:
-        self._initialize_ranges(compressed, weights_only=True)
+        self._initialize_ranges(compressed, {i.name for i in compressed.layout if i.op.weight})
 
     def _initialize_ranges(
-        self, compressed: Compressed, *, weights_only: bool = False
+        self, compressed: Compressed, names: Collection[str] | None = None
     ) -> tuple[str, ...]:
+        """Set the ranges of all quantizers, or of those named; return the names of those unseen."""
         loader, device = None, None
         if compressed.config.has_extra_struct(QuantizationRangeInitArgs):
             found = compressed.config.get_extra_struct(QuantizationRangeInitArgs)
             loader, device = found.data_loader, found.device
         wishes = calibrations(self.options, compressed.layout, Scopes(compressed.graph))
-        if weights_only:
-            wishes = {name: wish for name, wish in wishes.items() if wish.weight}
+        if names is not None:
+            wishes = {name: wish for name, wish in wishes.items() if name in names}
         unseen: tuple[str, ...] = compressed.backend.initialize_ranges(
             compressed.model,
             compressed.ops,
@@ -108,12 +121,12 @@ class QuantizationAlgorithm(Algorithm):
         return unseen
 
     def control(self, compressed: Compressed) -> QuantizationController:
-        def initialize_ranges() -> tuple[str, ...]:
-            unseen = self._initialize_ranges(compressed)
-            compressed.backend.agree(compressed.model)
-            return unseen
-
-        return QuantizationController(compressed, self.options, initialize_ranges)
+        widths = None
+        if self.options.is_adaptive:
+            placement = self._placement or self._place(compressed.graph)
+            plan = self._width_plan(placement, compressed.graph, compressed.layout)
+            widths = AdaptiveWidths(plan, compressed, self._initialize_ranges)
+        return QuantizationController(compressed, self.options, self._initialize_ranges, widths)
 
 
 def _learning(scheme: Scheme, multiplier: float | None) -> Scheme:

@@ -28,11 +28,13 @@ def written(options: Any, name: str) -> Any:
 class OpenWidths:
     """Bit widths that are chosen for each quantizer later, and by what means.
 
-    ``free`` are those to choose from where the device restricts nothing. ``by_scope`` says that
-    they are given scope by scope, so that ``bits`` of a group is only what the others get.
+    ``weights`` and ``activations`` are those to choose from where the device restricts nothing,
+    the usual one first. ``by_scope`` says that they are given scope by scope, so that ``bits`` of a
+    group is only what the others get.
     """
 
-    free: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
+    activations: tuple[int, ...] = ()
     by_scope: bool = False
 
 
@@ -80,7 +82,7 @@ class Constraints:
         """Return the bit widths on a device that restricts nothing, best first."""
         if settled is not None:
             return (settled,)
-        free = self.open_widths.free or (Scheme.bits,)
+        free = getattr(self.open_widths, self.group) or (Scheme.bits,)
         return free if unnamed is None else (unnamed, *(b for b in free if b != unnamed))
 
     def _conflict(self, key: str, wanted: Mapping[str, Any], offered: Schemes) -> ConfigError:
@@ -130,7 +132,7 @@ def read_constraints(
         group=group,
         hardware=hardware,
         wanted={name: value for name, value in wanted.items() if value is not None},
-        overrides=_read_overrides(group, options, scopes, _ends(wanted["bits"], options, ends)),
+        overrides=_read_overrides(group, options, scopes, _ends(_fewest(section), options, ends)),
         fixed=fixed,
     )
 
@@ -145,6 +147,13 @@ def _preset_mode(group: str, options: Any, hardware: Hardware) -> str | None:
             )
         return None
     return "asymmetric" if preset == "mixed" and group == "activations" else "symmetric"
+
+
+def _fewest(section: Any) -> int | None:
+    """Return the fewest bits that a group asks for, None where it leaves them to the device."""
+    bits: int | None = written(section, "bits")
+    adaptive = written(section, "adaptive_bits")
+    return bits if adaptive is None else min(adaptive)
 
 
 def _ends(bits: int | None, options: Any, ends: frozenset[str]) -> dict[str, dict[str, Any]]:

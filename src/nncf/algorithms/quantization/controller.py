@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nncf.algorithms.batchnorm_adaptation.adaptation import adapt
+from nncf.algorithms.quantization.adaptive import AdaptiveWidths
 from nncf.algorithms.quantization.options import QuantizationOptions
 from nncf.algorithms.quantization.statistics import QuantizationStatistics, collect
 from nncf.algorithms.staged_schedule import StagedScheduler
 from nncf.compression.algorithm import Compressed
 from nncf.compression.controller import Controller
+from nncf.compression.layout import Layout
 from nncf.compression.stage import CompressionStage
 from nncf.compression.statistics import Statistics
 
@@ -25,13 +27,14 @@ class QuantizationController(Controller):
         self,
         compressed: Compressed,
         options: QuantizationOptions,
-        initialize_ranges: Callable[[], Iterable[str]],
+        initialize_ranges: Callable[[Compressed], Iterable[str]],
+        widths: AdaptiveWidths | None = None,
     ) -> None:
         super().__init__()
         quantizers, layout = compressed.ops, compressed.layout
         self.all_quantizations = dict(quantizers)
-        self.layout = layout
         self._compressed = compressed
+        self._widths = widths
         self._batchnorm_adaptation = options.initializer.batchnorm_adaptation
         self._initialize_ranges = initialize_ranges
         self.without_range = frozenset(
@@ -68,7 +71,8 @@ class QuantizationController(Controller):
 
     def init_range(self) -> None:
         """Find the ranges anew from the registered data loader."""
-        self.without_range = frozenset(self._initialize_ranges())
+        self.without_range = frozenset(self._initialize_ranges(self._compressed))
+        self._compressed.backend.agree(self._compressed.model)
 
     def adapt_batch_norms(self) -> None:
         """Measure the statistics of batch norms anew from the registered data loader.
@@ -82,10 +86,40 @@ class QuantizationController(Controller):
         adapt(self._compressed, self._batchnorm_adaptation, explicit=True)
         self._compressed.backend.agree(self._compressed.model)
 
+    @property
+    def layout(self) -> Layout:
+        """The quantizers as they are now."""
+        return self._compressed.layout
+
+    @property
+    def compression_rate(self) -> float | None:
+        """Share of their bits that weights save against 8 each; None without ``adaptive_bits``.
+
+        A rate that is set gives each weight new bits: the fewer, the less the outputs of the model
+        depend on it. What gets other bits gets a new range; train afterwards.
+        """
+        return None if self._widths is None else self._widths.plan.rate(self._widths.now())
+
+    @compression_rate.setter
+    def compression_rate(self, rate: float) -> None:
+        if self._widths is not None:
+            self._compressed, unseen = self._widths.set_rate(self._compressed, rate)
+            self.without_range |= frozenset(unseen)
+
+    @property
+    def maximal_compression_rate(self) -> float:
+        return 1.0 if self._widths is None else self._widths.plan.highest_rate
+
+    def layout_state(self) -> dict[str, Any] | None:
+        return None if self._widths is None else self.layout.to_state()
+
     def get_state(self) -> dict[str, Any]:
-        return {**super().get_state(), "without_range": sorted(self.without_range)}
+        state = {**super().get_state(), "without_range": sorted(self.without_range)}
+        return state if self._widths is None else {**state, "bits": self._widths.now()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        if self._widths is not None and "bits" in state:
+            self._compressed = self._widths.restore(self._compressed, state["bits"])
         self.without_range = frozenset(state.get("without_range", ()))
         self.switch({name: self.all_quantizations[name] for name in self.without_range}, False)
         super().load_state(state)

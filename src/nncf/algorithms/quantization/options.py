@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from nncf.algorithms.initializer_options import InitializerOptions, OverrideInitializer
+from nncf.algorithms.initializer_options import InitializerOptions, OverrideInitializer, Widths
 from nncf.algorithms.quantization.scheme import Mode
 from nncf.algorithms.staged_options import StagedOptions as StagedOptions
 from nncf.algorithms.staged_options import StagedSection
@@ -53,6 +53,13 @@ class QuantizerGroup(Options):
 
     mode: Mode | None = MODE
     bits: Bits | None = BITS
+    adaptive_bits: Widths | None = option(
+        None,
+        "Bits that quantizers may have while the compression rate is set, by hand or by the "
+        "adaptive loop: at rate 0 the most of them; a higher rate takes bits from the weights that "
+        "need them least, and activations follow the weights that they meet. Unset: widths stay.",
+        backends=TORCH,
+    )
     signed: Flag | None = SIGNED
     per_channel: Flag | None = PER_CHANNEL
     logarithm_scale: Flag = option(
@@ -69,6 +76,12 @@ class QuantizerGroup(Options):
         True, "Whether a scope of this group that matches nothing is an error."
     )
 
+    def rules(self) -> Iterator[Problem]:
+        if self.bits is not None and self.adaptive_bits is not None:
+            yield Problem(
+                ("adaptive_bits",), ': "bits" says already how many. Remove one of the two.'
+            )
+
 
 class ActivationGroup(QuantizerGroup):
     """Demands on all quantizers of activations."""
@@ -80,6 +93,7 @@ class ActivationGroup(QuantizerGroup):
     )
 
     def rules(self) -> Iterator[Problem]:
+        yield from super().rules()
         for index, group in enumerate(self.unified_scale_ops):
             if len(group) < 2:
                 yield Problem(
@@ -132,6 +146,8 @@ class QuantizationOptions(Options):
         ),
     )
 
+    adaptive_by: ClassVar[str] = '"weights": {"adaptive_bits": [8, 4, 2]}'
+
     algorithm: Literal["quantization"] = option("quantization", "Names this algorithm.")
     initializer: InitializerOptions = option(
         InitializerOptions(), "What happens before training: ranges, batch norm, bit widths."
@@ -152,9 +168,9 @@ class QuantizationOptions(Options):
     )
     first_and_last_bits: Bits | None = option(
         8,
-        "Bits of the weights and inputs of the first and the last layers where `bits` of a group "
-        "asks for fewer; null: they get those as well. `scope_overrides` win. Without effect beside "
-        "`initializer.precision`.",
+        "Bits of the weights and inputs of the first and the last layers where `bits` or "
+        "`adaptive_bits` of a group has fewer; null: they get those as well. `scope_overrides` win. "
+        "Without effect beside `initializer.precision`.",
         backends=TORCH,
     )
     export_to_onnx_standard_ops: Flag | None = option(
@@ -180,3 +196,24 @@ class QuantizationOptions(Options):
         "name at the top level.",
         backends=TORCH,
     )
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.weights.adaptive_bits is not None
+
+    def rules(self) -> Iterator[Problem]:
+        if self.activations.adaptive_bits is not None and not self.is_adaptive:
+            yield Problem(
+                ("activations", "adaptive_bits"),
+                ": activations follow the weights, and those have no adaptive_bits. Give "
+                "weights.adaptive_bits too, or remove it here.",
+            )
+        if not self.is_adaptive:
+            return
+        rivals = {"initializer.precision": self.initializer.precision, "params": self.params}
+        for name, rival in rivals.items():
+            if rival is not None:
+                yield Problem(
+                    ("weights", "adaptive_bits"),
+                    f": {name} decides about quantizers as well. Remove one of the two.",
+                )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,13 +23,21 @@ _ALL_WIDTHS = tuple(range(8, 0, -1))
 
 
 def open_widths(options: QuantizationOptions) -> OpenWidths:
-    """Return which widths placement leaves open for ``initializer.precision``."""
+    """Return which widths placement leaves open for a search, or for the compression rate."""
     precision = options.initializer.precision
+    if options.is_adaptive:
+        groups = options.weights, options.activations
+        return OpenWidths(*(_widest_first(group.adaptive_bits or ()) for group in groups))
     if precision is None:
         return NOTHING_OPEN
     if precision.type == "manual":
-        return OpenWidths(_ALL_WIDTHS, by_scope=True)
-    return OpenWidths(tuple(sorted(set(precision.bits), reverse=True)))
+        return OpenWidths(_ALL_WIDTHS, _ALL_WIDTHS, by_scope=True)
+    widths = _widest_first(precision.bits)
+    return OpenWidths(widths, widths)
+
+
+def _widest_first(bits: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(bits), reverse=True))
 
 
 def given_by_scope(

@@ -228,7 +228,7 @@ def _space(placement: Placement, bits: tuple[int, ...], graph: Graph, device: st
             widths = quantizer.widths[:1]
         quantizers[name] = replace(quantizer, widths=widths)
     _check_choice(quantizers, bits, device)
-    return Space(quantizers, tuple(_products(placement, quantizers, graph)))
+    return Space(quantizers, tuple(products_of(placement, quantizers, graph)))
 
 
 def _check_choice(quantizers: Mapping[str, Quantizer], bits: tuple[int, ...], device: str) -> None:
@@ -253,7 +253,7 @@ def _check_choice(quantizers: Mapping[str, Quantizer], bits: tuple[int, ...], de
         )
 
 
-def _products(
+def products_of(
     placement: Placement, quantizers: Mapping[str, Quantizer], graph: Graph
 ) -> Iterator[Product]:
     """Yield the operations that multiply a quantized weight with what comes in."""
