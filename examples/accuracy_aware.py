@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prune and quantize a ResNet-18 as far as one point of accuracy allows, in one script.
+
+The loop owns training: it asks the four functions below to train an epoch, to validate, and to make
+an optimizer, and searches for the highest share of filters whose removal the goal allows. A run that
+is stopped, also by Ctrl-C or a kill, goes on when the script is started again; ``--anew`` begins
+a new one. Data, as in ``digits_int8.py``: scikit-learn's digits, or CIFAR-10 with ``--data FOLDER``.
+
+    python examples/accuracy_aware.py [--data FOLDER] [--output FOLDER] [--width 16] [--anew]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from digits_int8 import Block, accuracy, cifar10, digits, train
+from torch import nn
+from torch.utils.data import DataLoader
+
+from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+from nncf.common.accuracy_aware_training import create_accuracy_aware_training_loop
+
+HERE = Path(__file__).parent
+
+
+def resnet18(classes: int, width: int) -> nn.Module:
+    """Eight residual blocks in four stages (He et al. 2016), for images of 32x32."""
+    layers = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    widths = [width, width, 2 * width, 4 * width, 8 * width]
+    for stage, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers += [Block(inputs, outputs, 1 if stage == 0 else 2), Block(outputs, outputs, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, classes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with CIFAR-10 archives (default: digits)")
+    parser.add_argument("--output", type=Path, default=Path("runs/accuracy_aware"))
+    parser.add_argument("--width", type=int, default=8, help="channels of the first stage; 64 is ResNet-18")
+    parser.add_argument("--anew", action="store_true", help="do not go on with an earlier run")
+    arguments = parser.parse_args()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses packages that we don't use
+    torch.manual_seed(0)
+
+    nncf_config = NNCFConfig.from_json(HERE / "configs" / "resnet18_cifar10_accuracy_aware.json")
+    train_data, test_data, classes = cifar10(arguments.data) if arguments.data else digits()
+    loader = DataLoader(train_data, nncf_config["batch_size"], shuffle=True, drop_last=True)
+
+    model = resnet18(len(classes), arguments.width)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    trained = arguments.output / f"float_{arguments.width}.pth"
+    if trained.exists() and not arguments.anew:
+        model.load_state_dict(torch.load(trained, weights_only=True))
+    else:
+        print(f"Training in floating point on {len(train_data)} images")
+        train(model, loader, nncf_config["epochs"], rate=0.1)
+        torch.save(model.state_dict(), trained)
+    float_accuracy = accuracy(model.eval(), test_data)
+    print(f"FP32 {float_accuracy:.2f} %")
+
+    register_default_init_args(nncf_config, loader)
+    controller, model = create_compressed_model(model, nncf_config, dump_graphs=False)
+
+    def train_epoch(compression_ctrl: Any, model: nn.Module, optimizer: Any, **_: Any) -> None:
+        model.train()
+        for images, labels in loader:
+            compression_ctrl.scheduler.step()
+            loss = F.cross_entropy(model(images), labels) + compression_ctrl.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def validate(model: nn.Module, **_: Any) -> float:
+        return accuracy(model.eval(), test_data)
+
+    def configure_optimizers() -> tuple[Any, Any]:
+        rate = nncf_config["learning_rate"]
+        return torch.optim.SGD(model.parameters(), rate, momentum=0.9), None
+
+    loop = create_accuracy_aware_training_loop(nncf_config, controller, float_accuracy)
+    model = loop.run(
+        model,
+        train_epoch_fn=train_epoch,
+        validate_fn=validate,
+        configure_optimizers_fn=configure_optimizers,
+        log_dir=arguments.output,
+        resume=not arguments.anew,
+    )
+    print(loop.statistics.to_str())
+
+    plain = controller.strip()
+    before, after = (
+        sum(tensor.numel() for tensor in network.parameters())
+        for network in (resnet18(len(classes), arguments.width), plain)
+    )
+    print(f"{before:,} parameters -> {after:,}; accuracy {accuracy(plain.eval(), test_data):.2f} %")
+    print(controller.export_model(str(arguments.output / "compressed.onnx")))
+
+
+if __name__ == "__main__":
+    main()
