@@ -111,6 +111,7 @@ SCHEMES = {
     "sparse_int8.json": {"8-bit symmetric"},
     "sparsity_rb_int8.json": {"8-bit symmetric"},
     "pruning_int8.json": {"8-bit symmetric"},
+    "resnet18_cifar10_accuracy_aware.json": {"8-bit symmetric"},
     "binary_dorefa_int8.json": {"8-bit symmetric"},
 }
 CHANNELS = {"channels masked along axis 0", "channels masked along axis 1"}
@@ -119,6 +120,7 @@ LEARNED_BIT = "1 bit, learned scale, threshold per channel"
 MASKS = {
     "filter_pruning.json": CHANNELS,
     "pruning_int8.json": CHANNELS,
+    "resnet18_cifar10_accuracy_aware.json": CHANNELS,
     "sparsity_70.json": {"mask"},
     "binary_xnor.json": {"1 bit, mean magnitude per channel", LEARNED_BIT},
     "binary_dorefa_int8.json": {"1 bit, mean magnitude per tensor", LEARNED_BIT},

@@ -47,6 +47,21 @@ class AccuracyDrop(Options):
             yield Problem((), f": {verb} exactly one of {_DROPS[0]} and {_DROPS[1]}.")
 
 
+class TargetOptions(Options):
+    """What the deployed file must come to, measured on files written before training."""
+
+    type: Literal["size_bytes", "latency_ms"] = option(
+        ...,
+        "The size of the file (or files), or the median time of one call with one sample on this "
+        "machine.",
+    )
+    value: PositiveNumber = option(..., "How many bytes or milliseconds at most.")
+    runtime: Literal["onnxruntime", "openvino"] = option(
+        "onnxruntime", "Which runtime's file it is; latency is measured in it."
+    )
+    threads: Positive = option(1, "Threads of the runtime while latency is measured.")
+
+
 class EarlyExitParams(AccuracyDrop):
     """Settings of the early exit."""
 
@@ -71,6 +86,11 @@ class AdaptiveParams(AccuracyDrop):
     )
     minimal_compression_rate_step: PositiveNumber = option(
         0.025, "Step below which the search ends."
+    )
+    target: TargetOptions | None = option(
+        None,
+        "If given, the least compression rate that meets it is found by measuring, before training, "
+        "and trained until the accuracy is good enough. Schedule, phases and steps have no effect.",
     )
     maximal_total_epochs: Positive = option(10000, "Epochs after which the search ends anyway.")
 

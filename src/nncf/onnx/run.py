@@ -49,6 +49,26 @@ class OnnxFile:
         fed = {name: np.asarray(inputs[name]) for name in self.input_names}
         return dict(zip(self.output_names, self.session.run(None, fed), strict=True))
 
+    def zeros(self) -> dict[str, Array]:
+        """Return inputs of the right shapes and types, all zero; open axes have one element."""
+        return {
+            item.name: np.zeros(
+                [size if isinstance(size, int) else 1 for size in item.shape],
+                _DTYPES.get(item.type, np.float32),
+            )
+            for item in self.session.get_inputs()
+        }
+
+
+_DTYPES: dict[str, Any] = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+"""Types of inputs in ONNX Runtime's words; all others are float."""
+
 
 def check_opset(opset: int) -> None:
     """Raise UnsupportedFormat when the ONNX Runtime that is installed does not read the opset."""

@@ -52,3 +52,14 @@ class OpenVINOFile:
         fed = [np.asarray(inputs[name]) for name in self.input_names]
         results = self.request.infer(fed)
         return {name: np.array(results[index]) for index, name in enumerate(self.output_names)}
+
+    def zeros(self) -> dict[str, Array]:
+        """Return inputs of the right shapes and types, all zero; open axes have one element."""
+        tensors = self.request.get_compiled_model().inputs
+        return {
+            name: np.zeros(
+                [1 if size.is_dynamic else size.get_length() for size in port.partial_shape],
+                port.element_type.to_dtype(),
+            )
+            for name, port in zip(self.input_names, tensors, strict=True)
+        }

@@ -98,7 +98,7 @@ class TrainingLoop:
     @property
     def statistics(self) -> TrainingLoopStatistics:
         """What the last run came to."""
-        best = best_of(self._progress.attempts, highest_rate=self._by_rate)
+        best = best_of(self._progress.attempts, highest_rate=self._settings.by_rate)
         return TrainingLoopStatistics.of(self.goal, best, self._progress)
 
     def run(  # noqa: PLR0913  # the documented signature
@@ -164,6 +164,7 @@ class TrainingLoop:
     def _run(self, runner: Runner, display: Display, *, resume: bool) -> None:
         runner.configure()
         if not (resume and runner.restore() is not None):
+            self._begin(runner)
             self._take(runner, trained=False)
         display.begin(runner.progress, runner.folder)
         while not runner.progress.finished:
@@ -174,7 +175,7 @@ class TrainingLoop:
             runner.train_epoch()
             self._take(runner, trained=True)
             display.show(runner.progress)
-        best = best_of(runner.progress.attempts, highest_rate=self._by_rate)
+        best = best_of(runner.progress.attempts, highest_rate=self._settings.by_rate)
         assert best is not None  # the model was judged before the first epoch
         runner.load(best)
         display.end(runner.progress, best)
@@ -182,7 +183,7 @@ class TrainingLoop:
     def _take(self, runner: Runner, *, trained: bool) -> None:
         """Judge the model as it is, and save what has been come to."""
         attempt = runner.judge(self.goal, trained=trained)
-        attempt = runner.keep_if_best(attempt, by_rate=self._by_rate)
+        attempt = runner.keep_if_best(attempt, by_rate=self._settings.by_rate)
         search = runner.progress.search
         if search is not None:
             search = search.after_epoch(attempt.met)
@@ -207,7 +208,8 @@ class TrainingLoop:
             return "early_stopping_fn ended it"
         return ""
 
-    _by_rate = False
+    def _begin(self, runner: Runner) -> None:
+        """Prepare a new run, before the model is judged for the first time."""
 
     def _prepare_epoch(self, runner: Runner) -> None:
         """Change what the next epoch trains, or finish."""
@@ -270,9 +272,23 @@ class AdaptiveCompressionTrainingLoop(TrainingLoop):
             minimal_step=params.minimal_compression_rate_step,
         )
 
-    _by_rate = True
+    def _begin(self, runner: Runner) -> None:
+        target = self.params.target
+        if target is None:
+            return
+        runner.drive()
+        rate = runner.least_rate(target, (self._limits.minimal_rate, self._limits.maximal_rate))
+        runner.set_rate(rate)
+        runner.progress = Progress(search=Search(rate, step=0.0, direction=1))
+
+    def _end(self, runner: Runner) -> str:
+        if self.params.target is not None and runner.progress.attempts[-1].met:
+            return "the target and the goal are met"
+        return super()._end(runner)
 
     def _prepare_epoch(self, runner: Runner) -> None:
+        if self.params.target is not None:
+            return
         progress = runner.progress
         if progress.search is None:
             last = progress.attempts[-1]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import logging
@@ -18,10 +19,13 @@ from typing import Any
 from nncf.backends import backend_of
 from nncf.compression.files import write_text
 from nncf.compression.statistics import prepare_for_tensorboard
+from nncf.config.accuracy_aware import TargetOptions
 from nncf.errors import CheckpointError, TrainingError
 from nncf.training.calls import Calls, accepted
 from nncf.training.goal import Goal
+from nncf.training.page import page
 from nncf.training.progress import Attempt, Progress, best_of
+from nncf.training.target import least_rate, measure
 
 _LOGGER = logging.getLogger("nncf")
 
@@ -29,6 +33,7 @@ FOLDER = "accuracy_aware_training"
 LAST = "acc_aware_checkpoint_last"
 BEST = "acc_aware_checkpoint_best"
 LOG = "attempts.json"
+PAGE = "attempts.html"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Settings:
     goal: Goal
     params: Mapping[str, Any]
     algorithms: tuple[str, ...]
+
+    @property
+    def by_rate(self) -> bool:
+        """Whether a higher compression rate is better, or the metric alone counts."""
+        return self.mode == "adaptive_compression_level"
 
     def to_state(self) -> dict[str, Any]:
         return {**asdict(self), "algorithms": list(self.algorithms)}
@@ -238,6 +248,22 @@ class Runner:
     def set_rate(self, rate: float) -> None:
         self.driven.compression_rate = rate
 
+    def least_rate(self, target: TargetOptions, bounds: tuple[float, float]) -> float:
+        """Return the least rate whose file meets a target; the model is then as it was."""
+        weights = copy.deepcopy(self.framework.weights())
+        before = self.controller.get_compression_state()["ctrl_state"]
+
+        def value_at(rate: float) -> float:
+            self.set_rate(rate)
+            value: float = self.framework.agreed(measure(self.controller, target))
+            return value
+
+        try:
+            return least_rate(target, bounds, value_at)
+        finally:
+            self.framework.load_weights(weights)
+            self.controller.load_state(before)
+
     # --- files ---------------------------------------------------------------------------------
 
     def keep_if_best(self, attempt: Attempt, *, by_rate: bool) -> Attempt:
@@ -303,6 +329,8 @@ class Runner:
         # JSON has no infinity, which the budget of NaN is, and no NaN
         text = json.dumps(_plain(state), indent=1)
         write_text(self.folder / LOG, text + "\n")
+        shown = page(self.settings.goal, self.progress, by_rate=self.settings.by_rate)
+        write_text(self.folder / PAGE, shown)
 
     # --- for TensorBoard -----------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def test_frozen_masks_thaw_on_request() -> None:
 
 @pytest.mark.parametrize("params", [{"pruning_target": 0.4}, {"pruning_flops_target": 0.4}])
 def test_a_rate_that_is_set_takes_the_place_of_the_schedule(params: dict[str, Any]) -> None:
-    """Set to 0.25 without the schedule, the rate is about that and stays over epochs."""
+    """Set to 0.25 without the schedule, the rate is about that, stays, and is the target."""
     controller = prune(Residual(), params={**params, "channel_multiple": 2})
     controller.disable_scheduler()
     controller.compression_rate = 0.25
@@ -66,7 +66,7 @@ def test_a_rate_that_is_set_takes_the_place_of_the_schedule(params: dict[str, An
     rate, kept = controller.compression_rate, controller.kept
     controller.scheduler.epoch_step()
     assert (controller.compression_rate, (controller.kept == kept).all()) == (rate, True)
-    assert controller.compression_stage() == CompressionStage.PARTIALLY_COMPRESSED
+    assert controller.compression_stage() == CompressionStage.FULLY_COMPRESSED
     controller.compression_rate = 0.1
     assert controller.compression_rate < rate
 

@@ -312,9 +312,11 @@ class FilterPruningController(Controller):
         return self._level
 
     def compression_stage(self) -> CompressionStage:
+        if not self.scheduler_enabled:
+            return CompressionStage.FULLY_COMPRESSED
         if self._level == 0:
             return CompressionStage.UNCOMPRESSED
-        if not self.scheduler_enabled or self._level >= target_of(self._options) - _NEAR:
+        if self._level >= target_of(self._options) - _NEAR:
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.PARTIALLY_COMPRESSED
 
