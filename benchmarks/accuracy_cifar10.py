@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,6 +52,8 @@ class Images:
 
 def read_images(archive: Path, count: int | None = None) -> Images:
     """Return all images of an archive, or a random part that is the same in every run."""
+    from PIL import Image
+
     with zipfile.ZipFile(archive) as files:
         names = sorted(name for name in files.namelist() if name.endswith(".jpg"))
         classes = sorted({name.split("/")[0] for name in names})

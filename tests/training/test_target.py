@@ -115,6 +115,26 @@ def test_fewer_bits_make_a_smaller_file() -> None:
     assert sizes[1] < 0.8 * sizes[0]
 
 
+@pytest.mark.parametrize("algorithm", [models.BITS, models.PRUNING, models.MAGNITUDE])
+def test_measuring_leaves_the_model_as_it_was(tmp_path: Path, algorithm: dict[str, Any]) -> None:
+    """After a target out of reach was refused: values, state of compression and answers."""
+    torch.set_num_threads(1)
+    wanted = {"maximal_absolute_accuracy_degradation": 8.0, "target": BYTES}
+    config = models.config(algorithm, mode="adaptive_compression_level", **wanted)
+    controller, model = models.compressed(config)
+    loop = create_accuracy_aware_training_loop(config, controller, models.trained()[1])
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    state, images = controller.get_compression_state(), models.data()[1].tensors[0]
+    answer = model.eval()(images)
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        loop.run(model, models.train_epoch, models.accuracy, log_dir=tmp_path)
+    assert model.state_dict().keys() == values.keys()
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+    assert controller.get_compression_state()["builder_state"] == state["builder_state"]
+    assert controller.get_compression_state()["ctrl_state"].keys() == state["ctrl_state"].keys()
+    assert torch.equal(model.eval()(images), answer)
+
+
 def test_zeros_do_not_make_a_file_smaller(tmp_path: Path) -> None:
     """A size that sparsity cannot give is refused before any training, and the model stays."""
     with pytest.raises(ConfigError, match="zeros do neither"):
