@@ -8,7 +8,8 @@ The folder is that of ``benchmarks.accuracy_cifar10``, as are images and baselin
 from the same floating-point baseline and trains for the same number of epochs (``--epochs``);
 "continued" is the baseline trained on without compression. The last epoch counts, none is picked.
 With ``--taught`` the baseline is the teacher of every compressed row. ``--export`` also writes each
-model as ONNX and OpenVINO IR, which proves that the files compute what was trained. ``--full`` is
+model as ONNX and OpenVINO IR, which proves that the files compute what was trained, or says why one
+is refused. ``--full`` is
 the protocol of the published figures: all images, 200 epochs, ResNet-56 pruned to MACs / 2.1 and
 / 2.55. ``--keep FOLDER`` stores baselines there, for the next call. Needs Pillow.
 """
@@ -30,6 +31,7 @@ from torch import nn
 from benchmarks import accuracy_cifar10 as cifar
 from benchmarks.records import find, machine, markdown, mean_and_spread, write
 from nncf import NNCFConfig, create_compressed_model, register_default_init_args
+from nncf.errors import ParityError
 from nncf.torch import save_packed
 
 FEW_BITS = {"temperature": 1, "scale": 0.7}
@@ -173,7 +175,7 @@ def run(
         found["stripped"] = cifar.accuracy(controller.strip(), test)
         found["statistics"] = _achieved(controller) | _sizes(controller, dense)
         if arguments.export:
-            found["files"] = _exported(controller)
+            found |= _exported(controller)
     print(f"# {name} seed {seed}: {found}", flush=True)
     return found
 
@@ -186,17 +188,19 @@ def _sizes(controller: Any, dense: int) -> dict[str, float]:
     return {"size": dense / packed}
 
 
-def _exported(controller: Any) -> dict[str, int]:
-    """Write both kinds of files, which are proven to compute the same; return their sizes."""
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("model.onnx", "model.xml"):
-            controller.export_model(str(Path(folder) / name))
-            files = Path(folder).glob(f"{Path(name).stem}.*")
-            found[name] = sum(file.stat().st_size for file in files)
-            for file in Path(folder).iterdir():
-                file.unlink()
-    return found
+def _exported(controller: Any) -> dict[str, dict[str, Any]]:
+    """Write both kinds of files; return the sizes of those proven, and why others are refused."""
+    files: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    for name in ("model.onnx", "model.xml"):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                controller.export_model(str(Path(folder) / name))
+            except ParityError as error:
+                refused[name] = str(error)
+            else:
+                files[name] = sum(file.stat().st_size for file in Path(folder).iterdir())
+    return {"files": files, "refused": refused}
 
 
 def _achieved(controller: Any) -> dict[str, float]:
