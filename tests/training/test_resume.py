@@ -63,8 +63,8 @@ def test_killed_twenty_times(root: Path, tmp_path: Path, kind: str) -> None:
         total, seed = total + kills, seed + 1
 
 
-class Interruption(Exception):
-    """Stands for Ctrl-C and everything else that can stop a function of the user."""
+class Interruption(KeyboardInterrupt):
+    """Ctrl-C in a function of the user."""
 
 
 def run(folder: Path, *, stop_in_epoch: int = -1, resume: bool = True, **params: Any) -> Any:
@@ -90,11 +90,13 @@ def run(folder: Path, *, stop_in_epoch: int = -1, resume: bool = True, **params:
 
 
 @pytest.mark.parametrize("epoch", [0, 2, 4])
-def test_stopped_run_goes_on(tmp_path: Path, epoch: int) -> None:
+def test_stopped_run_goes_on(tmp_path: Path, epoch: int, caplog: Any) -> None:
     """What was trained of the epoch is trained again, with the same random numbers."""
     whole, expected = run(tmp_path / "whole")
+    caplog.set_level("INFO", "nncf")
     with pytest.raises(Interruption):
         run(tmp_path / "stopped", stop_in_epoch=epoch)
+    assert f"Stopped after epoch {epoch}. run(…, resume=True)" in caplog.text
     again, model = run(tmp_path / "stopped")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name

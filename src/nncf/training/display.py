@@ -85,6 +85,14 @@ class Display:
             words.append(f"{max(minutes - progress.seconds / 60, 0):.1f} minutes left")
         return "; ".join(words)
 
+    def stopped(self, progress: Progress, *, can_resume: bool) -> None:
+        """Log how a run that was interrupted can go on."""
+        if self._shown and can_resume and progress.attempts:
+            _LOGGER.info(
+                "Stopped after epoch %d. run(…, resume=True) with the same log_dir goes on from there.",
+                progress.epochs,
+            )
+
     def end(self, progress: Progress, best: Attempt) -> None:
         """Log how the run ended, and a warning if no model is good enough."""
         result = f"{_rate(best)}metric {best.metric:.6g} of epoch {best.epoch}"

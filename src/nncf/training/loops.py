@@ -157,6 +157,9 @@ class TrainingLoop:
         ):
             try:
                 self._run(runner, display, resume=resume)
+            except KeyboardInterrupt:
+                display.stopped(runner.progress, can_resume=self._dump)
+                raise
             finally:
                 self._progress = runner.progress
         return model
