@@ -122,6 +122,7 @@ def test_new_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_nothing_to_go_on_with_begins_anew(tmp_path: Path, caplog: Any) -> None:
     """The first call may say ``resume`` as well."""
+    caplog.set_level("INFO", "nncf")
     run(tmp_path)
     assert "holds no run to go on with" in caplog.text
 

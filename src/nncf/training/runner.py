@@ -130,7 +130,7 @@ class Runner:
             found = sorted(home.glob(f"*/{LAST}{self.framework.extension}"))
             if found:
                 return found[-1].parent
-            _LOGGER.warning("%s holds no run to go on with: a new one begins.", home)
+            _LOGGER.info("%s holds no run to go on with: a new one begins.", home)
         name = datetime.now().astimezone().strftime("%Y-%m-%d__%H-%M-%S")
         if not self.is_main:
             return home / name
