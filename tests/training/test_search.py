@@ -63,6 +63,14 @@ def test_rates_that_a_model_does_not_have() -> None:
     assert (search.rate, search.failed) == pytest.approx((0.39, 0.44))
 
 
+def test_start_may_be_tried_again() -> None:
+    """The rate of the schedule has not had its own epochs, so missing the goal there proves nothing."""
+    answers = iter([False, True, True, True, False, False])
+    trained, search = rates(lambda _: next(answers), 0.3)
+    assert trained == [0.2, 0.25, 0.3, 0.35, 0.35]
+    assert search.passed == pytest.approx(0.3)
+
+
 def test_known_rates_are_passed_over() -> None:
     """No rate is trained below one that met the goal, or above one that did not."""
     trained, _ = rates(lambda rate: rate < 0.31, 0.3)

@@ -63,6 +63,8 @@ class Search:
         if self.met:
             rate = max(self.rate, self.reached)
             found = replace(self, rate=rate, passed=max(rate, self.passed or 0.0))
+        elif self.direction == 0:
+            found = self  # it had the epochs of a schedule, not its own: it may be tried again
         else:
             lowest = self.rate if self.failed is None else min(self.rate, self.failed)
             found = replace(self, failed=lowest)
