@@ -65,9 +65,9 @@ def test_rates_that_a_model_does_not_have() -> None:
 
 def test_start_may_be_tried_again() -> None:
     """The rate of the schedule has not had its own epochs, so missing the goal there proves nothing."""
-    answers = iter([False, True, True, True, False, False])
+    answers = iter([False, True, True, True, False, False, False, False])
     trained, search = rates(lambda _: next(answers), 0.3)
-    assert trained == [0.2, 0.25, 0.3, 0.35, 0.35]
+    assert trained == [0.2, 0.25, 0.3, 0.35, 0.35, 0.325, 0.325]
     assert search.passed == pytest.approx(0.3)
 
 
