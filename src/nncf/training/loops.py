@@ -273,6 +273,11 @@ class AdaptiveCompressionTrainingLoop(TrainingLoop):
             step_reduction=params.compression_rate_step_reduction_factor,
             lr_reduction=params.lr_reduction_factor,
             minimal_step=params.minimal_compression_rate_step,
+            second_step=max(
+                params.minimal_compression_rate_step,
+                params.initial_compression_rate_step
+                * params.compression_rate_step_reduction_factor,
+            ),
         )
 
     def _begin(self, runner: Runner) -> None:

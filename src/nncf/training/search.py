@@ -18,7 +18,8 @@ class Limits:
     """What the search may do: bounds of the rate, epochs at one rate, and how steps shrink.
 
     ``step_reduction`` and ``lr_reduction`` are factors on the step and on the learning rate
-    whenever the direction turns; a step below ``minimal_step`` ends the search.
+    whenever the direction turns. A step below ``minimal_step`` is the end; the first time the
+    search begins once more, with ``second_step`` above the highest rate that met the goal.
     """
 
     minimal_rate: float
@@ -27,6 +28,7 @@ class Limits:
     step_reduction: float
     lr_reduction: float
     minimal_step: float
+    second_step: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Search:
     passed: float | None = None
     failed: float | None = None
     reached: float = 0.0
+    is_second: bool = False
     finished: str = ""
 
     def after_epoch(self, met: bool) -> Search:
@@ -98,7 +101,7 @@ def _moved(search: Search, limits: Limits) -> Search:
     while direction < 0 and search.rate - step < lowest and step >= limits.minimal_step:
         step *= limits.step_reduction  # there is room for a smaller step only
     if step < limits.minimal_step:
-        return replace(search, finished=f"the next step would be below {limits.minimal_step:g}")
+        return _second_look(search, limits)
     rate = min(search.rate + direction * step, limits.maximal_rate)
     return replace(
         search,
@@ -109,4 +112,25 @@ def _moved(search: Search, limits: Limits) -> Search:
         epochs=0,
         met=False,
         reached=0.0,
+    )
+
+
+def _second_look(search: Search, limits: Limits) -> Search:
+    """Return the search above the highest rate that met the goal, or ``finished`` if it was there.
+
+    Rates that missed the goal are open again: the best model has been trained further since.
+    """
+    start = search.passed
+    if search.is_second or start is None or start + limits.second_step > limits.maximal_rate:
+        return replace(search, finished=f"the next step would be below {limits.minimal_step:g}")
+    return replace(
+        search,
+        rate=start + limits.second_step,
+        step=limits.second_step,
+        direction=1,
+        epochs=0,
+        met=False,
+        failed=None,
+        reached=0.0,
+        is_second=True,
     )
