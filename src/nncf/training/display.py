@@ -22,13 +22,16 @@ class Display:
     """Shows level, metric, what is left of the budgets, and the best model so far.
 
     On a terminal (stderr) a bar with all of it stays at the bottom; else each epoch is a line of
-    the logger ``nncf``. Nothing is shown unless ``shown``; how it ended is logged in any case.
+    the logger ``nncf``. Nothing is shown unless ``shown``; how it ended is logged in any case. After
+    Ctrl-C a run that ``can_resume`` says how to go on.
     """
 
-    def __init__(self, goal: Goal, params: Any, *, shown: bool) -> None:
+    def __init__(self, goal: Goal, params: Any, *, shown: bool, can_resume: bool) -> None:
         self._goal = goal
         self._params = params
         self._shown = shown
+        self._can_resume = can_resume
+        self._last = Progress()
         self._bar: Bar | None = None
         console = Console(stderr=True)
         if shown and console.is_terminal:
@@ -52,6 +55,8 @@ class Display:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._tell_how_to_go_on()
 
     def begin(self, progress: Progress, folder: Path) -> None:
         """Show where the run is kept, and what the first or the last epoch came to."""
@@ -64,6 +69,7 @@ class Display:
 
     def show(self, progress: Progress) -> None:
         """Show the last epoch."""
+        self._last = progress
         if not self._shown or not progress.attempts:
             return
         text = self._text(progress)
@@ -85,12 +91,11 @@ class Display:
             words.append(f"{max(minutes - progress.seconds / 60, 0):.1f} minutes left")
         return "; ".join(words)
 
-    def stopped(self, progress: Progress, *, can_resume: bool) -> None:
-        """Log how a run that was interrupted can go on."""
-        if self._shown and can_resume and progress.attempts:
+    def _tell_how_to_go_on(self) -> None:
+        if self._shown and self._can_resume and self._last.attempts:
             _LOGGER.info(
                 "Stopped after epoch %d. run(…, resume=True) with the same log_dir goes on from there.",
-                progress.epochs,
+                self._last.epochs,
             )
 
     def end(self, progress: Progress, best: Attempt) -> None:

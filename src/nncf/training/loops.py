@@ -151,15 +151,13 @@ class TrainingLoop:
             *(load_checkpoint_fn, early_stopping_fn, update_learning_rate_fn),
         )
         runner = Runner(model, self.controller, calls, self._settings, dump=self._dump)
+        shown = self._verbose and runner.is_main
         with (
             runner.open(log_dir, resume=resume, writer=tensorboard_writer),
-            Display(self.goal, self.params, shown=self._verbose and runner.is_main) as display,
+            Display(self.goal, self.params, shown=shown, can_resume=self._dump) as display,
         ):
             try:
                 self._run(runner, display, resume=resume)
-            except KeyboardInterrupt:
-                display.stopped(runner.progress, can_resume=self._dump)
-                raise
             finally:
                 self._progress = runner.progress
         return model
