@@ -11,6 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Torch comes first and pinned: left to choose, pip may bring gigabytes of GPU libraries.
 # Options of pip may follow: make setup TORCH='torch==2.13.0 --index-url …'
 TORCH ?= torch==2.13.0
+# The build of TensorFlow without GPU libraries, a third of the size. With a GPU:
+# make setup TENSORFLOW='keras tensorflow[and-cuda]'
+TENSORFLOW ?= keras tensorflow-cpu
 # More words for the tool behind a verb: make test ARGS='-m slow tests/torch'
 ARGS ?=
 # One benchmark alone: make bench BENCH=latency. These need neither data nor other tools;
@@ -34,7 +37,7 @@ $(VENV)/.torch: | $(BIN)/python
 
 $(VENV)/.ready: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "installing nncf and its tools"
-	$(PIP) -c constraints.txt -e '.[torch,onnx,openvino,dev]'
+	$(PIP) -c constraints.txt $(TENSORFLOW) tf2onnx ai-edge-litert -e '.[torch,onnx,openvino,dev]'
 	@touch $@
 
 demo: setup ## train, quantize, export and compare a small network on real digits

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Child processes that tests start see the same code as the tests.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT / "src"), str(ROOT)] + [path for path in [os.environ.get("PYTHONPATH")] if path]
@@ -39,6 +40,8 @@ def _repeatable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """
     random.seed(0)
     numpy.random.seed(0)  # noqa: NPY002 (users' loaders draw from this generator)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
     monkeypatch.chdir(tmp_path)

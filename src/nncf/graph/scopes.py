@@ -5,7 +5,8 @@ A scope is either ``{re}`` and a regular expression, searched anywhere in an add
 name: an address, or the leading part of one, component by component. A sub-tree of the model
 may be named as if its class were the root: ``Bottleneck/Conv2d[conv1]`` means that layer in
 every ``Bottleneck``. ``NNCFConv2d[conv1]``, as earlier releases wrote it, equals
-``Conv2d[conv1]``, and ``RELU`` equals ``relu`` (see ``Address.spellings``).
+``Conv2d[conv1]``, and ``RELU`` equals ``relu`` (see ``Address.spellings``). Where calls of one
+layer are numbered, ``conv^0`` and ``conv^1``, ``conv`` names all of them.
 """
 
 from __future__ import annotations
@@ -93,6 +94,12 @@ class Scopes:
 def _prefixes(address: Address) -> Iterable[tuple[str, ...]]:
     """Yield every sequence of components by which a plain scope can name the address."""
     scope = [_original(part) for part in address.scope]
+    yield from _prefixes_of(scope, address)
+    if any("^" in part for part in scope):  # one call of several of a layer
+        yield from _prefixes_of([part.partition("^")[0] for part in scope], address)
+
+
+def _prefixes_of(scope: list[str], address: Address) -> Iterable[tuple[str, ...]]:
     names = {spelling.rpartition("/")[2] for spelling in address.spellings()}
     for start in range(max(len(scope), 1)):
         parts = scope[start:]

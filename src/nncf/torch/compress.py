@@ -8,7 +8,6 @@ control. A failure at any station leaves the model as it was.
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,14 +19,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf import algorithms
 from nncf.compression.algorithm import Algorithm, Compressed, Given
-from nncf.compression.claims import in_order, plan_together
+from nncf.compression.claims import in_order
 from nncf.compression.controller import BackendActions, CompressionController
 from nncf.compression.dot import write_dot
-from nncf.compression.layout import Layout, Skip, merge
+from nncf.compression.layout import Layout, merge
 from nncf.config import NNCFConfig
-from nncf.errors import CheckpointError, ConfigError, ModelError
+from nncf.errors import ModelError
+from nncf.planning import checked, chosen_algorithms, planned
 from nncf.torch import hooks, initialize
 from nncf.torch.capture import Capture, capture
 from nncf.torch.distributed import agree, is_main_process
@@ -37,8 +36,6 @@ from nncf.torch.sizes import Sizes
 from nncf.torch.state import load_state
 from nncf.torch.strip import strip_compressed
 from nncf.torch.structure import tensors_in
-
-_LOGGER = logging.getLogger("nncf")
 
 
 def create_compressed_model(  # noqa: PLR0913  # the documented signature
@@ -83,16 +80,16 @@ def create_compressed_model(  # noqa: PLR0913  # the documented signature
         CheckpointError: ``compression_state`` belongs to another model or configuration.
     """
     _refuse_compressed(model)
-    config = _checked(config)
+    config = checked(config)
     state, weights = _sort_out_states(compression_state, resuming_state_dict)
-    chosen = _chosen_algorithms(config)
+    chosen = chosen_algorithms(config)
     forward, inputs = _forward(model, config, dummy_forward_fn, wrap_inputs_fn)
     with _without_sizes(model) as sizes:
         captured = _run_capture(model, (forward, inputs, wrap_outputs_fn), sizes)
     log_dir = Path(config.options.log_dir) if dump_graphs and is_main_process() else None
     if log_dir is not None:
         write_dot(log_dir / "original_graph.dot", captured.graph)
-    layouts = _layouts(chosen, captured, state)
+    layouts = planned(chosen, captured.graph, state, never_run=_never_run(captured))
     plan = _informed(_Plan(config, chosen, captured, layouts, state), model, forward)
     with _without_sizes(model):
         controller = _carry_out(plan, model, weights)
@@ -166,25 +163,6 @@ def _carry_out(
     return controller
 
 
-def _chosen_algorithms(config: NNCFConfig) -> list[Algorithm]:
-    options = config.options
-    chosen = [algorithms.load(item.algorithm)(item, options) for item in options.compression]
-    if not chosen:
-        _LOGGER.warning('The configuration has no "compression" section: nothing is compressed.')
-    return chosen
-
-
-def _checked(config: Any) -> NNCFConfig:
-    if isinstance(config, NNCFConfig):
-        return config
-    if isinstance(config, Mapping):
-        return NNCFConfig.from_dict(config)
-    raise ConfigError(
-        f"create_compressed_model: expected an NNCFConfig second, found {config!r}. Make one with "
-        "NNCFConfig.from_json(path) or NNCFConfig.from_dict({…})."
-    )
-
-
 def _refuse_compressed(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -254,49 +232,9 @@ def _run_capture(model: nn.Module, run: tuple[Any, Any, Any], sizes: Sizes) -> C
         ) from error
 
 
-def _layouts(
-    chosen: list[Algorithm], captured: Capture, state: Mapping[str, Any] | None
-) -> dict[str, Layout]:
-    if state is None:
-        plans = plan_together(chosen, captured.graph)
-        unused = _never_run(captured)
-        return {name: Layout(plan, (*plan.skipped, *unused)) for name, plan in plans.items()}
-    builder = state.get("builder_state", {})
-    found = {}
-    for algorithm in chosen:
-        if algorithm.name not in builder:
-            raise CheckpointError(
-                f"compression_state has no builder state of '{algorithm.name}', only of: "
-                f"{', '.join(builder) or 'nothing'}. Use the configuration of the saved run."
-            )
-        found[algorithm.name] = _restored(algorithm, builder[algorithm.name], captured)
-    return found
-
-
-def _never_run(captured: Capture) -> list[Skip]:
-    """Return a Skip for every layer whose parameters no captured forward used."""
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in captured.unused)
-    reason = "did not run when the model was looked at in evaluation mode, so it stays as it is"
-    return [Skip(layer or "the model itself", reason) for layer in layers]
-
-
-def _restored(algorithm: Algorithm, state: Mapping[str, Any], captured: Capture) -> Layout:
-    try:
-        layout = Layout.from_state(state, lambda _, op: algorithm.op_from_state(op))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"The builder state of '{algorithm.name}' is damaged ({error!r}). Expected what "
-            "get_compression_state() of this release returned."
-        ) from error
-    missing = [
-        p.address for insert in layout for p in insert.points if p.address not in captured.graph
-    ]
-    if missing:
-        raise CheckpointError(
-            f"compression_state speaks of {len(missing)} operations that this model does not have, "
-            f'the first is "{missing[0]}". Build the model that the state was saved for.'
-        )
-    return layout
+def _never_run(captured: Capture) -> list[str]:
+    """Return every layer whose parameters no captured forward used."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in captured.unused))
 
 
 def _install(model: nn.Module, layout: Layout, captured: Capture) -> None:

@@ -13,23 +13,30 @@ from torch import nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
 from nncf.compression.layout import Layout
-from nncf.errors import ModelError
-from nncf.graph.address import Address
-from nncf.torch import hooks, kernels, op_kinds
-from nncf.torch.capture import Capture
-from nncf.torch.checkpointing import follow
-from nncf.torch.rewrites import FUNCTIONS, rewrite_of
-from nncf.torch.sites import (
+from nncf.compression.sites import (
     Site,
     baked_parameters,
     read_parameters,
     sites_of,
     spent_inserts,
 )
+from nncf.errors import ModelError
+from nncf.graph.address import Address
+from nncf.torch import hooks, kernels, op_kinds
+from nncf.torch.capture import Capture
+from nncf.torch.checkpointing import follow
+from nncf.torch.provenance import Changes
+from nncf.torch.rewrites import FUNCTIONS, rewrite_of
 from nncf.torch.sizes import Sizes
 
 NAMES = ("compression", "nncf_compression")
 """Names for the submodule in the user's model: the second where the model has the first itself."""
+
+
+def _note_changes(site: Site, key: str, changes: Changes) -> None:
+    """Keep at a site which of its inputs are changed in place, and by whom."""
+    site.written = frozenset(p for p in site.before if (key, p) in changes.written)
+    site.overwritten = frozenset(p for p in site.before if (key, p) in changes.overwritten)
 
 
 _SAVING = frozenset(
@@ -62,7 +69,7 @@ class Compression(nn.Module):
         self.ops = nn.ModuleDict(dict(ops))
         self.sites = sites_of(layout, captured.graph)
         for key, site in self.sites.items():
-            site.note_changes(key, captured.changes)
+            _note_changes(site, key, captured.changes)
         self.notes: dict[str, Any] = {}
         self.sizes = captured.sizes
         self.calls = captured.calls

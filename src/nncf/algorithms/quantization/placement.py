@@ -219,12 +219,18 @@ class _Inserts:
         shape: tuple[int, ...] = (1,)
         sizes = site.edges[0].shape
         if scheme.per_channel and len(sizes) > 1:
-            scheme = replace(scheme, channel_axis=1)
-            shape = tuple(size if place == 1 else 1 for place, size in enumerate(sizes))
+            axis = self._channel_axis(site)
+            scheme = replace(scheme, channel_axis=axis)
+            shape = tuple(size if place == axis else 1 for place, size in enumerate(sizes))
         elif scheme.per_channel:
             scheme = replace(scheme, per_channel=False)
         points, label = self._points(site)
         return Insert(points, scheme, shape, reason=str(site.demand.cause), label=label)
+
+    def _channel_axis(self, site: Site) -> int:
+        """Return the axis of channels of the tensor, as the first that reads it has it."""
+        attributes = self.roles.graph[site.edges[0].target].attributes
+        return int(attributes.get("channel_axis", 1))
 
     def _points(self, site: Site) -> tuple[tuple[Point, ...], str]:
         """Return where the quantizer runs, and a name when the first point is not telling."""

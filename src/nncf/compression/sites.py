@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from nncf.compression.layout import Layout
 from nncf.graph.address import Point
 from nncf.graph.graph import Graph
-from nncf.torch.provenance import Changes
 
 
 @dataclass
@@ -24,11 +23,6 @@ class Site:
     after: dict[int, list[str]] = field(default_factory=dict)
     written: frozenset[int] = frozenset()
     overwritten: frozenset[int] = frozenset()
-
-    def note_changes(self, key: str, changes: Changes) -> None:
-        """Keep what concerns the site of operation ``key``."""
-        self.written = frozenset(p for p in self.before if (key, p) in changes.written)
-        self.overwritten = frozenset(p for p in self.before if (key, p) in changes.overwritten)
 
 
 def sites_of(layout: Layout, graph: Graph) -> dict[str, Site]:

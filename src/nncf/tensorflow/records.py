@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a compressed model: its layout, its ops, where its weights are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nncf.compression.layout import Layout
+from nncf.errors import NotCompressed
+from nncf.tensorflow.capture import Capture
+
+
+@dataclass
+class Record:
+    """A compressed model's layout, running ops by Insert name, and capture.
+
+    ``baked`` names by Insert the parameters that pass through it, ``notes`` is a place for what
+    strip needs to know of the algorithms.
+    """
+
+    layout: Layout
+    ops: Mapping[str, Any]
+    captured: Capture
+    baked: Mapping[str, tuple[str, ...]]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The variables of the user's layers by the names that Parameters have."""
+        return self.captured.variables
+
+    def weights_of(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield the name and the values of each weight that passes through an op, as it is seen."""
+        seen = set()
+        insert = next(item for item in self.layout if item.name == name)
+        for point in insert.points:
+            place = self.captured.weights.get((point.address, point.port))
+            if point.kind == "weight" and place is not None and id(place.variable) not in seen:
+                seen.add(id(place.variable))
+                values = np.asarray(place.variable.numpy())
+                yield place.variable.path, values.reshape(place.use.shape)
+
+
+_RECORDS: weakref.WeakKeyDictionary[Any, Record] = weakref.WeakKeyDictionary()
+
+
+def remember(model: Any, record: Record) -> None:
+    """Keep what is known of a model as long as it lives."""
+    _RECORDS[model] = record
+
+
+def record_of(model: Any) -> Record:
+    """Return what is known of a model. Raises NotCompressed for any other."""
+    try:
+        return _RECORDS[model]
+    except KeyError:
+        raise NotCompressed(
+            f"{type(model).__name__} {model.name} is not a model that create_compressed_model "
+            "returned in this process."
+        ) from None

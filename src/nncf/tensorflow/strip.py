@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strip: replace training-time CompressionOps by native operations and bake the weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import keras
+from keras import tree
+
+from nncf.algorithms.tensorflow.compression_layer import CompressionLayer
+from nncf.algorithms.tensorflow.native_quantizer import fixed
+from nncf.errors import ModelError, NotCompressed
+from nncf.tensorflow.compressed_layer import CompressedLayer, inner_layer
+from nncf.tensorflow.op_kinds import weight_of
+from nncf.tensorflow.tracing import is_symbolic
+
+_LOGGER = logging.getLogger("nncf")
+
+
+def strip(model: Any, do_copy: bool = True) -> Any:
+    """Return the plain form of a compressed model (see ``strip_compressed``).
+
+    Works on a model that was loaded from a file too. Raises NotCompressed when the model has no
+    compression.
+    """
+    ours = (CompressionLayer, CompressedLayer)
+    if not any(isinstance(layer, ours) for layer in model._flatten_layers()):
+        raise NotCompressed(
+            f"strip() needs a model that create_compressed_model returned; {type(model).__name__} "
+            "has no compression."
+        )
+    return strip_compressed(model, do_copy)
+
+
+def strip_compressed(model: Any, do_copy: bool = True) -> Any:
+    """Return a model of plain Keras layers that computes the same values in evaluation.
+
+    Weights carry what compression did to them; activations pass through Keras' own
+    ``FakeQuantWithMinMaxVars``. The result is saved and loaded without nncf. With ``do_copy`` its
+    layers are copies, otherwise those of the given model, whose weights are overwritten.
+    """
+    return _Stripper(model, do_copy).run()
+
+
+class _Stripper:
+    def __init__(self, model: Any, do_copy: bool) -> None:
+        self.model = model
+        self.do_copy = do_copy
+        self.values: dict[int, Any] = {}
+        self.made: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        model = self.model
+        inputs = []
+        for tensor in model.inputs:
+            value = keras.Input(
+                batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name,
+                sparse=tensor.sparse,
+            )  # fmt: skip
+            self.values[id(tensor)] = value
+            inputs.append(value)
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if not node.is_input:
+                    self._node(node)
+        outputs = tree.map_structure(lambda x: self.values[id(x)], model._outputs_struct)
+        structure = tree.pack_sequence_as(model._inputs_struct, inputs)
+        return keras.Model(structure, outputs, name=model.name)
+
+    def _node(self, node: Any) -> None:
+        def filled(item: Any) -> Any:
+            return self.values[id(item)] if is_symbolic(item) else item
+
+        arguments = (node.arguments.args, node.arguments.kwargs)
+        args, kwargs = tree.map_structure(filled, arguments)
+        operation = node.operation
+        if isinstance(operation, CompressionLayer):
+            outputs: Any = self._quantized(operation, args[0])
+        else:
+            outputs = self._plain(operation)(*args, **kwargs)
+        for token, value in zip(node.outputs, tree.flatten(outputs), strict=True):
+            self.values[id(token)] = value
+
+    def _quantized(self, operation: Any, x: Any) -> Any:
+        """Return a tensor behind the native form of an op; behind none while it is off."""
+        if not operation.enabled:
+            return x
+        if id(operation) not in self.made:
+            self.made[id(operation)] = operation.native()
+        return self.made[id(operation)](x)
+
+    def _plain(self, operation: Any) -> Any:
+        if id(operation) not in self.made:
+            self.made[id(operation)] = self._plain_layer(operation)
+        return self.made[id(operation)]
+
+    def _plain_layer(self, operation: Any) -> Any:
+        if not isinstance(operation, CompressedLayer):
+            return self._copied(operation)
+        baked = [(w, operation.compressed(v, w)) for v, w in operation.compressed_variables()]
+        layer = self._copied(operation.layer, name=operation.name)
+        for weight, value in baked:
+            weight_of(inner_layer(layer, weight.path), weight.attribute).assign(value)
+        inner = operation.inner_ops()
+        if not inner:
+            return layer
+        if any(item.path for item in inner):  # layers hidden in one that could not be followed
+            ops = [fixed(op) for op in operation.ops]
+            return CompressedLayer(layer, ops, (), inner, name=operation.name)
+        natives = {item.step: [operation.ops[n] for n in item.ops] for item in inner}
+        return _InSteps(layer, {step: self._natives(ops) for step, ops in natives.items()})
+
+    def _natives(self, ops: list[Any]) -> list[Any]:
+        return [op.native() for op in ops if op.enabled]
+
+    def _copied(self, operation: Any, name: str | None = None) -> Any:
+        if not isinstance(operation, keras.layers.Layer):
+            other = copy.copy(operation)
+            other._inbound_nodes, other._outbound_nodes = [], []
+            return other
+        return copy_of(operation, name) if self.do_copy else operation
+
+
+class _InSteps:
+    """A layer written as several plain ones, with quantizers between its steps."""
+
+    def __init__(self, layer: Any, natives: dict[int, list[Any]]) -> None:
+        self.layer = layer
+        self.natives = natives
+
+    def __call__(self, x: Any) -> Any:
+        layer, natives = self.layer, dict(self.natives)
+        if hasattr(layer, "pointwise_kernel"):
+            x = self._separable(x, natives.pop(1, []))
+        else:
+            plain = type(layer).from_config({**layer.get_config(), "activation": None})
+            x = plain(x)
+            plain.set_weights(layer.get_weights())
+        for native in natives.pop(max(natives, default=0), []):
+            x = native(x)
+        if layer.activation is keras.activations.linear:
+            return x
+        return keras.layers.Activation(layer.activation, name=f"{layer.name}_activation")(x)
+
+    def _separable(self, x: Any, between: list[Any]) -> Any:
+        layer = self.layer
+        rank = layer.rank
+        depthwise_class = getattr(keras.layers, f"DepthwiseConv{rank}D")
+        pointwise_class = getattr(keras.layers, f"Conv{rank}D")
+        depthwise = depthwise_class(
+            layer.kernel_size,
+            strides=layer.strides,
+            padding=layer.padding,
+            depth_multiplier=layer.depth_multiplier,
+            data_format=layer.data_format,
+            dilation_rate=layer.dilation_rate,
+            use_bias=False,
+            name=f"{layer.name}_depthwise",
+        )
+        pointwise = pointwise_class(
+            layer.filters,
+            1,
+            data_format=layer.data_format,
+            use_bias=layer.use_bias,
+            name=layer.name,
+        )
+        x = depthwise(x)
+        for native in between:
+            x = native(x)
+        x = pointwise(x)
+        depthwise.set_weights([layer.depthwise_kernel.numpy()])
+        bias = [layer.bias.numpy()] if layer.use_bias else []
+        pointwise.set_weights([layer.pointwise_kernel.numpy(), *bias])
+        return x
+
+
+def copy_of(layer: Any, name: str | None = None) -> Any:
+    """Return a layer of the same configuration with the same weights.
+
+    Raises ModelError for a layer whose configuration does not make one.
+    """
+    if not layer.variables and name in (None, layer.name):
+        return layer  # nothing in it that training could change
+    try:
+        config = layer.get_config()
+        if name is not None:
+            config = {**config, "name": name}
+        other = type(layer).from_config(config)
+        if layer.built and not other.built:
+            other.build_from_config(layer.get_build_config() or {})
+        if layer.weights:
+            other.set_weights(layer.get_weights())
+    except Exception as error:
+        raise ModelError(
+            f"The layer {layer.name} ({type(layer).__name__}) cannot be copied: "
+            f"{type(error).__name__}: {error}. Give it get_config() and build(), or call "
+            "strip(do_copy=False), which changes the weights in the layers that there are."
+        ) from error
+    other.trainable = layer.trainable
+    return other

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Doors: import paths that the documents promise."""
