@@ -113,7 +113,7 @@ RangeSection = Annotated[
 class OverrideInitializer(Options):
     """``initializer`` of one entry of ``scope_overrides``."""
 
-    range: RangeOptions | None = option(None, "How the range is found.", backends=TORCH)
+    range: RangeOptions | None = option(None, "How the range is found.")
 
 
 class BudgetOptions(Options):

@@ -130,7 +130,7 @@ def model_statistics(
         Zeros(
             layer,
             counts[own][0],
-            int(compressed.ops[name].zeros(compressed.model.get_parameter(own))),
+            int(compressed.ops[name].zeros(compressed.parameter(own))),
         )
         for layer, (name, own) in layers
     ]

@@ -60,7 +60,6 @@ class SparsitySchedule(Options):
         "global",
         '"global": the schedule drives one level for all layers. "local": there is no schedule, '
         "and the training script sets the level of each layer.",
-        backends=TORCH,
     )
 
     def final_level(self) -> float:

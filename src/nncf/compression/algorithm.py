@@ -57,6 +57,10 @@ class Compressed:
     notes: dict[str, Any]
     prepared: Any = None
 
+    def parameter(self, name: str) -> Any:
+        """Return the values of one of the model's own parameters, as its op sees them."""
+        return self.backend.parameter(self.model, name)
+
 
 class Algorithm(ABC):
     """Decides where CompressionOps go; afterwards initialises and controls them.

@@ -13,8 +13,6 @@ from nncf.config.accuracy_aware import AccuracyAwareSection, AdaptiveOptions
 from nncf.option_messages import Problem
 from nncf.options import Former, NonNegative, Options, Positive, Scopes, Text, option
 
-TORCH = ("torch",)
-
 
 class InputInfo(Options):
     """Shape and kind of one input of the model."""
@@ -62,7 +60,7 @@ class RootOptions(Options):
         None, "Settings of the loops that train until the accuracy is good enough."
     )
     compression_lr_multiplier: NonNegative | None = option(
-        None, "Factor on the gradients of everything that compression trains.", backends=TORCH
+        None, "Factor on the gradients of everything that compression trains."
     )
     ignored_scopes: Scopes = option(
         (), "Operations that all algorithms leave alone; adds to the algorithms' own lists."

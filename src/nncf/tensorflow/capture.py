@@ -159,7 +159,8 @@ class _Writer:
             step.kind,
             layer="/".join((*call.scope[1:], call.name)),
             layer_class=type(call.operation).__name__,
-            attributes=attributes_of(call, step, layer),
+            attributes=attributes_of(call, step, layer)
+            | {"weight_input_axes": {first_port + n: u.input_axis for n, u in enumerate(uses)}},
             parameters=tuple(parameters),
             unreached=reason or None,
         )

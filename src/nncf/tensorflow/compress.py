@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import tensorflow as tf
 from nncf.algorithms.tensorflow.compression_layer import CompressionLayer
 from nncf.compression.algorithm import Algorithm, Compressed, Given
 from nncf.compression.claims import in_order
-from nncf.compression.controller import BackendActions, CompressionController
+from nncf.compression.controller import BackendActions, CompressionController, Controller
 from nncf.compression.dot import write_dot
 from nncf.compression.layout import Layout, merge
 from nncf.compression.sites import baked_parameters
@@ -153,7 +153,8 @@ def _carry_out(plan: _Plan, model: Any) -> CompressionController:
     before = [(v, v.numpy()) for v in model.non_trainable_variables]
     compressed = rebuild(model, plan.captured, layout, ops)
     baked = baked_parameters(layout, plan.captured.graph)
-    remember(compressed, Record(layout, ops, plan.captured, baked))
+    trained = frozenset(id(v) for x in model._flatten_layers() for v in x._trainable_variables)
+    remember(compressed, Record(layout, ops, plan.captured, baked, trained))
     try:
         controller = _finish(plan, compressed)
     except BaseException:
@@ -211,9 +212,24 @@ def _finish(plan: _Plan, model: Any) -> CompressionController:
     states = {n: {**layout.to_state(), OPERATIONS: keys} for n, layout in plan.layouts.items()}
     ordered = [children[algorithm.name] for algorithm in plan.chosen]
     controller = CompressionController(model, ordered, states, _actions(model, plan.config))
+    _add_losses(model, ordered)
     if plan.state is not None and "ctrl_state" in plan.state:
         controller.load_state(plan.state["ctrl_state"])
     return controller
+
+
+def _add_losses(model: Any, children: list[Controller]) -> None:
+    """Let ``fit`` add the losses of the algorithms that have one; evaluation is without them."""
+    owners = [child for child in children if type(child).loss is not Controller.loss]
+    if not owners:
+        return
+    compute: Callable[..., Any] = model.compute_loss
+
+    def compute_loss(*args: Any, training: bool = True, **kwargs: Any) -> Any:
+        found = compute(*args, training=training, **kwargs)
+        return found + sum(child.loss() for child in owners) if training else found
+
+    object.__setattr__(model, "compute_loss", compute_loss)
 
 
 def _compressed(plan: _Plan, model: Any, name: str) -> Compressed:

@@ -39,8 +39,21 @@ def agree(model: Any) -> None:
 
 
 def parameter(model: Any, name: str) -> Any:
-    """Return the variable that a Parameter names."""
-    return record_of(model).variables[name]
+    """Return the values of a variable by name, in the shape in which ops see them."""
+    return record_of(model).parameter(name)
+
+
+def zero_counts(model: Any) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Return ``{name: (shape, number of zeros)}`` of the parameters of the user's layers.
+
+    Moving averages and other state that no gradient reaches do not count, frozen weights do.
+    """
+    record = record_of(model)
+    found = {}
+    for name in record.parameter_names:
+        values = record.parameter(name)
+        found[name] = (values.shape, values.size - int(np.count_nonzero(values)))
+    return found
 
 
 def initialize_ranges(  # the same for every backend

@@ -6,6 +6,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,39 @@ from nncf.tensorflow.capture import Capture
 class Record:
     """A compressed model's layout, running ops by Insert name, and capture.
 
-    ``baked`` names by Insert the parameters that pass through it, ``notes`` is a place for what
-    strip needs to know of the algorithms.
+    ``baked`` names by Insert the parameters that pass through it, ``trained`` has the ids of the
+    variables that layers created as trainable, ``notes`` is a place for what strip needs to know
+    of the algorithms.
     """
 
     layout: Layout
     ops: Mapping[str, Any]
     captured: Capture
     baked: Mapping[str, tuple[str, ...]]
+    trained: frozenset[int] = frozenset()
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def variables(self) -> Mapping[str, Any]:
         """The variables of the user's layers by the names that Parameters have."""
         return self.captured.variables
+
+    @cached_property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the variables that layers have created for training, frozen ones too."""
+        return tuple(
+            name for name, variable in self.variables.items() if id(variable) in self.trained
+        )
+
+    def parameter(self, name: str) -> NDArray[Any]:
+        """Return a variable's values, a weight's in the shape in which ops see it."""
+        variable = self.variables[name]
+        values = np.asarray(variable.numpy())
+        return values.reshape(self._shapes.get(id(variable), values.shape))
+
+    @cached_property
+    def _shapes(self) -> dict[int, tuple[int, ...]]:
+        return {id(p.variable): p.use.shape for p in self.captured.weights.values()}
 
     def weights_of(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield the name and the values of each weight that passes through an op, as it is seen."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -108,8 +109,10 @@ class _Stripper:
         if not inner:
             return layer
         if any(item.path for item in inner):  # layers hidden in one that could not be followed
-            ops = [fixed(op) for op in operation.ops]
-            return CompressedLayer(layer, ops, (), inner, name=operation.name)
+            used = sorted({number for item in inner for number in item.ops})
+            ops = [fixed(operation.ops[number]) for number in used]
+            kept = [replace(i, ops=tuple(used.index(n) for n in i.ops)) for i in inner]
+            return CompressedLayer(layer, ops, (), kept, name=operation.name)
         natives = {item.step: [operation.ops[n] for n in item.ops] for item in inner}
         return _InSteps(layer, {step: self._natives(ops) for step, ops in natives.items()})
 

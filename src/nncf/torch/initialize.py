@@ -49,6 +49,11 @@ _VALUES_KEPT_IN_ALL = 2**27
 _VALUES_KEPT = (2**16, 2**22)
 
 
+def parameter(model: nn.Module, name: str) -> Tensor:
+    """Return a parameter of the model by its name."""
+    return model.get_parameter(name)
+
+
 def initialize_ranges(
     model: nn.Module,
     quantizers: Mapping[str, Any],

@@ -75,4 +75,4 @@ class ConstSparsityAlgorithm(Algorithm):
 def _take(compressed: Compressed) -> None:
     """Give each mask the zeros of its weight as it is now."""
     for name, parameter in parameter_names(compressed.layout, compressed.graph).items():
-        compressed.ops[name].weight_loaded(compressed.model.get_parameter(parameter))
+        compressed.ops[name].weight_loaded(compressed.parameter(parameter))

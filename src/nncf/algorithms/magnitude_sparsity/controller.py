@@ -94,10 +94,10 @@ class MagnitudeSparsityController(SparsityController):
         return pools_at(level, self._options, names, self._overrides)
 
     def _choose(self, pools: list[Pool]) -> None:
-        model, importance = self._compressed.model, self._options.params.weight_importance
+        importance = self._options.params.weight_importance
         for pool in pools:
             masks = [self.masks[name] for name in pool.names]
-            weights = [model.get_parameter(self._parameters[name]) for name in pool.names]
+            weights = [self._compressed.parameter(self._parameters[name]) for name in pool.names]
             threshold = masks[0].choose(masks, weights, pool.level, importance=importance)
             self.levels.update(dict.fromkeys(pool.names, pool.level))
             self.thresholds.update(dict.fromkeys(pool.names, threshold))

@@ -66,6 +66,11 @@ def _grouped_axis(operation: Operation, parameter: Parameter, pattern: str) -> i
     if channels is None or kind not in (*_CONVOLUTIONS, "transposed_convolution", "linear"):
         return f"{kind} sums no products along an axis of its weight"
     axis = 2 * rank - 3 - channels if kind == "linear" else 1 - channels
+    known = operation.attributes.get("weight_input_axes", {})
+    if parameter.port in known:
+        axis = known[parameter.port]
+        if axis is None:
+            return f"{kind} sums no products along an axis of its weight"
     size, group = parameter.shape[axis], numbers(pattern)[1]
     if kind == "transposed_convolution":  # its input channels of all groups stand together
         size //= operation.attributes["groups"]

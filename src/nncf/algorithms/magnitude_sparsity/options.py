@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, WithJsonSchema
 
 from nncf.algorithms.batchnorm_adaptation.options import BatchnormAdaptationOptions
-from nncf.algorithms.sparsity_options import SPARSITY_ROLE, TORCH, ScopeOptions, SparsitySchedule
+from nncf.algorithms.sparsity_options import SPARSITY_ROLE, ScopeOptions, SparsitySchedule
 from nncf.option_messages import Problem
 from nncf.options import Level, Options, Scope, option, wrong
 
@@ -64,7 +64,6 @@ class MagnitudeSparsitySchedule(SparsitySchedule):
         '"N:M" keeps the N largest of each M neighbouring input channels ("2:4", "4:8"), as '
         "sparse kernels need it. The target is then 1 − N/M, and sparsity_target need not be "
         "given.",
-        backends=TORCH,
     )
 
     def final_level(self) -> float:
@@ -128,7 +127,6 @@ class MagnitudeSparsityOptions(ScopeOptions):
         {},
         "Scope → levels of these layers, each on its own, along the same curve as the others. "
         "Where several scopes match, the one written last wins.",
-        backends=TORCH,
     )
 
     def rules(self) -> Iterator[Problem]:

@@ -66,7 +66,6 @@ class QuantizerGroup(Options):
         False,
         "Learn the logarithm of the scale, so that a training step changes it by a factor. "
         "Checkpoints hold the plain value.",
-        backends=TORCH,
     )
     ignored_scopes: Scopes = option((), "Operations that get no quantizer of this group.")
     target_scopes: Scopes | None = option(
@@ -89,7 +88,6 @@ class ActivationGroup(QuantizerGroup):
     unified_scale_ops: tuple[tuple[Scope, ...], ...] = option(
         (),
         "Lists of operations whose input quantizers must share one range.",
-        backends=TORCH,
     )
 
     def rules(self) -> Iterator[Problem]:
@@ -116,11 +114,9 @@ class QuantizerOverride(Options):
 class ScopeOverrides(Options):
     """Demands on single operations, by scope; they win over the groups and the preset."""
 
-    weights: dict[Scope, QuantizerOverride] = option(
-        {}, "Scope → demands on its weight quantizer.", backends=TORCH
-    )
+    weights: dict[Scope, QuantizerOverride] = option({}, "Scope → demands on its weight quantizer.")
     activations: dict[Scope, QuantizerOverride] = option(
-        {}, "Scope → demands on its activation quantizers.", backends=TORCH
+        {}, "Scope → demands on its activation quantizers."
     )
 
 
@@ -163,15 +159,12 @@ class QuantizationOptions(Options):
     activations: ActivationGroup = option(
         ActivationGroup(), "Demands on all activation quantizers."
     )
-    scope_overrides: ScopeOverrides = option(
-        ScopeOverrides(), "Demands on single operations.", backends=TORCH
-    )
+    scope_overrides: ScopeOverrides = option(ScopeOverrides(), "Demands on single operations.")
     first_and_last_bits: Bits | None = option(
         8,
         "Bits of the weights and inputs of the first and the last layers where `bits` or "
         "`adaptive_bits` of a group has fewer; null: they get those as well. `scope_overrides` win. "
         "Without effect beside `initializer.precision`.",
-        backends=TORCH,
     )
     export_to_onnx_standard_ops: Flag | None = option(
         None,
@@ -185,7 +178,7 @@ class QuantizationOptions(Options):
         "cannot overflow (target devices ANY and CPU): for all layers, none, or the first ones.",
     )
     params: StagedSection = option(
-        None, "The staged schedule; if given, quantizers are switched on by epoch.", backends=TORCH
+        None, "The staged schedule; if given, quantizers are switched on by epoch."
     )
     ignored_scopes: Scopes = option((), "Operations that get no quantizer.")
     target_scopes: Scopes | None = option(None, "If given, only these operations get quantizers.")
@@ -194,7 +187,6 @@ class QuantizationOptions(Options):
         None,
         "Factor on the gradients of the quantizers' parameters; wins over the key of the same "
         "name at the top level.",
-        backends=TORCH,
     )
 
     @property

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from nncf.algorithms.sparsity_options import SPARSITY_ROLE, TORCH, ScopeOptions, SparsitySchedule
+from nncf.algorithms.sparsity_options import SPARSITY_ROLE, ScopeOptions, SparsitySchedule
 from nncf.options import Former, Fraction, Level, NonNegative, Positive, option
 
 
@@ -42,13 +42,9 @@ class RBSparsitySchedule(SparsitySchedule):
         "exponential",
         'How the level grows; "adaptive" raises it whenever the mask has come near it.',
     )
-    patience: Positive = option(
-        1, "Epochs near the current level before it is raised (adaptive).", backends=TORCH
-    )
-    step: Fraction = option(0.05, "By how much the level is raised (adaptive).", backends=TORCH)
-    eps: Fraction = option(
-        0.03, "How near to the current level counts as reached (adaptive).", backends=TORCH
-    )
+    patience: Positive = option(1, "Epochs near the current level before it is raised (adaptive).")
+    step: Fraction = option(0.05, "By how much the level is raised (adaptive).")
+    eps: Fraction = option(0.03, "How near to the current level counts as reached (adaptive).")
 
 
 class RBSparsityOptions(ScopeOptions):
@@ -66,5 +62,4 @@ class RBSparsityOptions(ScopeOptions):
         None,
         "Factor on the gradients of the masks; wins over the key of the same name at the top "
         "level.",
-        backends=TORCH,
     )

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from nncf.algorithms.rb_sparsity import RBSparsityOptions
+from nncf.algorithms.rb_sparsity.mask import TOLERANCE
 from nncf.algorithms.rb_sparsity.statistics import RBSparsityStatistics
 from nncf.algorithms.sparsity_controller import (
     SparsityController,
@@ -25,9 +26,6 @@ from nncf.compression.statistics import Statistics
 from nncf.errors import ConfigError
 
 _LOGGER = logging.getLogger("nncf")
-
-TOLERANCE = 0.05
-"""How far the share of kept weights may be from its target for the loss to be 1."""
 
 
 class RBSparsityController(SparsityController):
@@ -46,6 +44,7 @@ class RBSparsityController(SparsityController):
         self._sizes = {insert.name: prod(insert.shape) for insert in compressed.layout}
         self.masks = dict(compressed.ops)
         self.levels = dict.fromkeys(self.masks, options.sparsity_init)
+        self._tell_levels()
         self.scheduler = make_scheduler(
             self,
             options.params,
@@ -58,14 +57,11 @@ class RBSparsityController(SparsityController):
 
         With local levels it is the sum of that of each layer.
         """
-        if self.frozen or not self.masks:
+        if not self.masks:
             return 0.0
-        kept = {name: mask.kept_count() for name, mask in self.masks.items()}
-        if self.is_local:
-            return sum(
-                _squared(kept[name] / size, self.levels[name]) for name, size in self._sizes.items()
-            )
-        return _squared(sum(kept.values()) / sum(self._sizes.values()), self.sparsity_level)
+        return self._compressed.home.loss(
+            list(self.masks.values()), list(self._sizes.values()), is_local=self.is_local
+        )
 
     def set_sparsity_level(self, level: float, target: str | Sequence[str] | None = None) -> None:
         """Let the loss pull the masks to a share ``level`` of dropped weights.
@@ -87,6 +83,12 @@ class RBSparsityController(SparsityController):
         self.sparsity_level = mean_level(self.levels, self._compressed.layout)
         if target is None:
             self.sparsity_level = level
+        self._tell_levels()
+
+    def _tell_levels(self) -> None:
+        """Let the masks know the level that their loss aims at."""
+        for name, mask in self.masks.items():
+            mask.level = self.levels[name] if self.is_local else self.sparsity_level
 
     def _layers(self, target: str | Sequence[str]) -> list[str]:
         if not self.is_local:
@@ -169,8 +171,5 @@ class RBSparsityController(SparsityController):
             raise damaged(self.name, "levels", error) from error
         self.levels = levels
         super().load_state(state)
+        self._tell_levels()
         self.freeze(self.frozen)
-
-
-def _squared(density: Any, level: float) -> Any:
-    return ((density - (1 - level)) / TOLERANCE) ** 2

@@ -3,9 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
+
+TOLERANCE = 0.05
+"""How far the share of kept weights may be from its target for the loss to be 1."""
+
+
+def pull(kept: Sequence[Any], sizes: Sequence[int], levels: Sequence[Any], is_local: bool) -> Any:
+    """Return ``((kept / all − (1 − level)) / 0.05)²``, with local levels the sum of each mask's.
+
+    ``kept`` are the numbers of weights that the masks keep, tensors with gradients, ``sizes`` those
+    of all their weights.
+    """
+    if is_local:
+        parts = zip(kept, sizes, levels, strict=True)
+        return sum(_squared(count / size, level) for count, size, level in parts)
+    return _squared(sum(kept) / sum(sizes), levels[0])
+
+
+def _squared(density: Any, level: Any) -> Any:
+    return ((density - (1 - level)) / TOLERANCE) ** 2
 
 
 @dataclass(frozen=True)

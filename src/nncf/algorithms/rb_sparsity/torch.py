@@ -5,19 +5,28 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from nncf.algorithms.rb_sparsity.mask import LearnedMask
+from nncf.algorithms.rb_sparsity.mask import LearnedMask, pull
 from nncf.algorithms.torch.weight_mask import WeightMask
 from nncf.compression.layout import Insert
 from nncf.torch import kernels
 
 KEPT_AT_FIRST = 0.99
 """Probability with which a new mask keeps a weight."""
+
+
+def loss(masks: Sequence[LearnedWeightMask], sizes: Sequence[int], *, is_local: bool) -> Any:
+    """Return what pulls masks to their levels, 0 once they are frozen."""
+    if masks[0].frozen:
+        return 0.0
+    levels = [mask.level for mask in masks]
+    return pull([mask.kept_count() for mask in masks], sizes, levels, is_local)
 
 
 def make_op(insert: Insert) -> LearnedWeightMask:
@@ -33,7 +42,7 @@ class LearnedWeightMask(WeightMask):
     ``logits > 0``; backward, the step is taken for a sigmoid. ``u`` is a function of ``key`` and
     the weight's place, and the key changes at the end of a backward pass that ``kept_count`` took
     part in: between two of these every forward sees the same mask, wherever and however often
-    it is computed. ``frozen`` means that ``mask`` holds for good; until then it is brought up to
+    it is computed. ``level`` is what its loss aims at. ``frozen`` means that ``mask`` holds for good; until then it is brought up to
     date whenever the state dict is taken.
     """
 
@@ -43,6 +52,7 @@ class LearnedWeightMask(WeightMask):
         super().__init__(shape)
         self.description = description
         self.frozen = False
+        self.level = 0.0
         start = math.log(KEPT_AT_FIRST / (1 - KEPT_AT_FIRST))
         self.logits = nn.Parameter(torch.full(shape, start))
         self.register_buffer("key", torch.tensor([_first_key(name)]))
