@@ -19,7 +19,8 @@ class Given:
     """The model as it was given, before any algorithm has touched it.
 
     ``forward(model)`` runs a model on the example inputs and returns its outputs; ``config`` is
-    the user's NNCFConfig, ``backend`` the backend's module. Inside ``attempt(layout)`` the ops of
+    the user's NNCFConfig, ``backend`` the backend's module and ``home`` the algorithm's file for the
+    backend. Inside ``attempt(layout)`` the ops of
     a layout of this algorithm run in the model, in their first state; afterwards they are gone.
     """
 
@@ -29,6 +30,7 @@ class Given:
     config: Any
     backend: Any
     layout: Layout
+    home: Any
     attempt: Callable[[Layout], AbstractContextManager[Compressed]]
 
 

@@ -31,7 +31,7 @@ from nncf.planning import checked, chosen_algorithms, planned, refuse_foreign
 from nncf.tensorflow import initialize
 from nncf.tensorflow.capture import Capture, capture
 from nncf.tensorflow.compressed_layer import CompressedLayer
-from nncf.tensorflow.inputs import symbolic_inputs
+from nncf.tensorflow.inputs import example_outputs, symbolic_inputs
 from nncf.tensorflow.rebuild import rebuild
 from nncf.tensorflow.records import Record, record_of, remember
 from nncf.tensorflow.renaming import OPERATIONS, translated
@@ -98,6 +98,10 @@ class _Plan:
     state: Mapping[str, Any] | None
     prepared: Mapping[str, Any] = field(default_factory=dict)
 
+    def forward(self, model: Any) -> Any:
+        """Return what a model makes of one sample of zeros, None where its size is not known."""
+        return example_outputs(model, self.captured.trace.inputs)
+
 
 def _refuse_compressed(model: Any) -> None:
     ours = (CompressionLayer, CompressedLayer)
@@ -129,18 +133,15 @@ def _informed(plan: _Plan, model: Any) -> _Plan:
     layouts = dict(plan.layouts)
 
     def given(algorithm: Algorithm) -> Given:
-        known = (model, plan.captured.graph, _no_forward, plan.config, initialize)
-        return Given(*known, layout=layouts[algorithm.name], attempt=_no_attempt)
+        name = algorithm.name
+        known = (model, plan.captured.graph, plan.forward, plan.config, initialize)
+        return Given(*known, layout=layouts[name], home=_home(name), attempt=_no_attempt)
 
     if plan.state is None:
         for algorithm in plan.chosen:
             layouts[algorithm.name] = algorithm.refine(given(algorithm))
     prepared = {algorithm.name: algorithm.prepare(given(algorithm)) for algorithm in plan.chosen}
     return replace(plan, layouts=layouts, prepared=prepared)
-
-
-def _no_forward(_model: Any) -> Any:
-    raise ConfigError("This search is offered for PyTorch models only.")
 
 
 def _no_attempt(_layout: Layout) -> Any:

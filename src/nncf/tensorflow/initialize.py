@@ -22,6 +22,10 @@ from nncf.errors import ConfigError, DataError
 from nncf.tensorflow.calibration import CalibrationBatch, calibration_batches, run
 from nncf.tensorflow.records import record_of
 from nncf.tensorflow.statistics import RangeCollector
+from nncf.tensorflow.teaching import example_pairs as example_pairs
+from nncf.tensorflow.teaching import fewest_bits as fewest_bits
+from nncf.tensorflow.teaching import make_teacher as make_teacher
+from nncf.tensorflow.teaching import teach as teach
 
 _LOGGER = logging.getLogger("nncf")
 

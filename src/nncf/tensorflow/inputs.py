@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import tree
 
 from nncf.config import NNCFConfig
@@ -45,6 +46,19 @@ def symbolic_inputs(model: Any, config: NNCFConfig) -> Any:
     if loader is not None:
         return _from_data(loader)
     return _from_build(model)
+
+
+def example_outputs(model: Any, inputs: Any) -> Any:
+    """Return what a model makes of one sample of zeros like ``inputs``, symbolic tensors.
+
+    None where another size than that of the batch is open.
+    """
+    if any(size is None for tensor in tree.flatten(inputs) for size in tensor.shape[1:]):
+        return None
+    zeros = tree.map_structure(
+        lambda tensor: tf.zeros((tensor.shape[0] or 1, *tensor.shape[1:]), tensor.dtype), inputs
+    )
+    return model(zeros, training=False)
 
 
 def _like(tensor: Any) -> Any:

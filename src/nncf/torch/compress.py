@@ -134,7 +134,7 @@ def _informed(plan: _Plan, model: nn.Module, forward: Callable[[nn.Module], Any]
         name = algorithm.name
         attempt = partial(_attempt, model, plan.captured, plan.config, name)
         known = (model, plan.captured.graph, forward, plan.config, initialize)
-        return Given(*known, layout=layouts[name], attempt=attempt)
+        return Given(*known, layout=layouts[name], home=_home(name), attempt=attempt)
 
     if plan.state is None:
         with _without_sizes(model):

@@ -55,15 +55,16 @@ class KnowledgeDistillationAlgorithm(Algorithm):
                 "the configuration has. Use the configuration of the saved run."
             )
         teacher = given.backend.make_teacher(given.model, registered)
-        self._check_outputs(given.backend.example_pairs(given.model, teacher, given.forward))
+        pairs = given.backend.example_pairs(given.model, teacher, given.forward)
+        self._check_outputs(given.home, pairs)
         features = self._install_taps(given, teacher)
         if options.cache_teacher_outputs:
             teacher.remember(options.cache_limit_mib)
         return Prepared(teacher, features)
 
-    def _check_outputs(self, pairs: Any) -> None:
+    def _check_outputs(self, home: Any, pairs: Any) -> None:
         """Raise ModelError where no output suits the type of loss."""
-        judge = self._judge(None)
+        judge = self._judge(home, None)
         if pairs is not None and not any(judge.suits(ours) for _, ours, _ in pairs):
             shapes = ", ".join(str(tuple(ours.shape)) for _, ours, _ in pairs)
             expected = "[batch, classes]" if self.options.type == "softmax" else "two axes or more"
@@ -75,8 +76,6 @@ class KnowledgeDistillationAlgorithm(Algorithm):
 
     def _install_taps(self, given: Given, teacher: Any) -> dict[str, str]:
         """Have the teacher note its features too; return their names by the model's."""
-        from nncf.algorithms.knowledge_distillation.torch import make_op
-
         features = self.options.features
         if not features:
             return {}
@@ -85,22 +84,21 @@ class KnowledgeDistillationAlgorithm(Algorithm):
         layout = plan_taps(captured.graph, scopes, f"{WHERE} (teacher)")
         pairs = list(zip(given.layout, layout, strict=True))
         check_shapes(given.graph, captured.graph, pairs)
-        teacher.observe(layout, captured, make_op)
+        teacher.observe(layout, captured, given.home.make_op)
         return {ours.name: theirs.name for ours, theirs in pairs}
 
-    def _judge(self, limit: float | None, names: Iterable[str] = ()) -> Any:
-        from nncf.algorithms.knowledge_distillation.torch import Judge
-
+    def _judge(self, home: Any, limit: float | None, names: Iterable[str] = ()) -> Any:
         options = self.options
         kinds = {
             name: (feature.type, feature.scale)
             for name, feature in zip(names, options.features, strict=False)
         }
-        return Judge(options.type, options.scale, options.temperature, limit, kinds)
+        return home.Judge(options.type, options.scale, options.temperature, limit, kinds)
 
     def control(self, compressed: Compressed) -> KnowledgeDistillationController:
         prepared: Prepared = compressed.prepared
-        judge = self._judge(self._gradient_limit(compressed), prepared.features)
+        limit = self._gradient_limit(compressed)
+        judge = self._judge(compressed.home, limit, prepared.features)
         teaching = compressed.backend.teach(
             compressed.model, prepared.teacher, judge, prepared.features
         )

@@ -60,22 +60,20 @@ class KnowledgeDistillationOptions(Options):
     """Settings of ``{"algorithm": "knowledge_distillation"}``."""
 
     algorithm: Literal["knowledge_distillation"] = option(
-        "knowledge_distillation", "Names this algorithm.", backends=TORCH
+        "knowledge_distillation", "Names this algorithm."
     )
     type: Literal["mse", "softmax"] = option(
         ...,
         '"mse" compares outputs as they are, "softmax" the class probabilities.',
-        backends=TORCH,
     )
-    scale: PositiveNumber = option(1.0, "Weight of this loss.", backends=TORCH)
+    scale: PositiveNumber = option(1.0, "Weight of this loss.")
     temperature: PositiveNumber = option(
-        1.0, "Above 1 it softens the probabilities (softmax only).", backends=TORCH
+        1.0, "Above 1 it softens the probabilities (softmax only)."
     )
     gradient_limit: PositiveNumber | None = option(
         None,
         "Longest gradient by the scores of a batch, as a multiple of the one at temperature 1 "
         "(softmax only). Unset: 1 where a part of the model keeps 4 bits or fewer, otherwise none.",
-        backends=TORCH,
     )
     features: Features = option(
         (),
