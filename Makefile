@@ -37,7 +37,7 @@ $(VENV)/.torch: | $(BIN)/python
 
 $(VENV)/.ready: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "installing nncf and its tools"
-	$(PIP) -c constraints.txt $(TENSORFLOW) tf2onnx ai-edge-litert -e '.[torch,onnx,openvino,dev]'
+	$(PIP) -c constraints.txt $(TENSORFLOW) tensorboard tf2onnx ai-edge-litert -e '.[torch,onnx,openvino,dev]'
 	@touch $@
 
 demo: setup ## train, quantize, export and compare a small network on real digits

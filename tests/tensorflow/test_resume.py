@@ -83,7 +83,18 @@ def test_callbacks_drive_and_draw(tmp_path):
     assert controller.scheduler.current_epoch == 1
     assert controller.scheduler.current_step == 5
     assert tf.train.latest_checkpoint(tmp_path / "saved").endswith("ckpt-2")
-    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+
+
+def test_statistics_go_to_tensorboard(tmp_path):
+    """Numbers of the algorithms are written when training begins and after each epoch."""
+    section = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.3}
+    controller, sparse = compressed(compiled(convnet()), section)
+    trained(sparse, 2, callbacks=create_compression_callbacks(controller, log_dir=tmp_path))
+    (file,) = tmp_path.rglob("events.out.tfevents*")
+    events = [tf.compat.v1.Event.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]
+    tags = [value.tag for event in events for value in event.summary.value]
+    tag = "compression/statistics/magnitude_sparsity/sparsity_level_for_model"
+    assert tags.count(tag) == 3
 
 
 def test_callbacks_refuse_what_is_wrong(tmp_path):

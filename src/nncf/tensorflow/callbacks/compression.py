@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from nncf.compression.statistics import prepare_for_tensorboard
-from nncf.errors import ConfigError
+from nncf.errors import ConfigError, MissingDependency
 
 _LOGGER = logging.getLogger("nncf")
 
@@ -91,12 +92,15 @@ def create_compression_callbacks(
 
     Raises:
         ConfigError: ``log_tensorboard`` without ``log_dir``.
+        MissingDependency: ``log_tensorboard`` without the package tensorboard.
     """
     if log_tensorboard and log_dir is None:
         raise ConfigError(
             "create_compression_callbacks: log_dir says where TensorBoard's files go, and is "
             "missing. Pass log_dir, or log_tensorboard=False."
         )
+    if log_tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise MissingDependency("tensorboard", "tf", "writing statistics for TensorBoard")
     callbacks: list[keras.callbacks.Callback] = [SchedulerCallback(compression_ctrl)]
     if log_tensorboard or log_text:
         folder = Path(log_dir) if log_tensorboard and log_dir is not None else None
