@@ -84,8 +84,8 @@ def create_compressed_model(
 ) -> tuple[Any, Any]:
     """Compress ``model`` as ``config`` (an NNCFConfig) says; return ``(controller, model)``.
 
-    The model is changed in place and keeps its class, attributes and parameter names. Pass the
-    ``compression_state`` of a checkpoint to restore compression as it was, without
+    A PyTorch model is changed in place and keeps its class, attributes and parameter names; a
+    Keras model is rebuilt of the same layers. Pass the ``compression_state`` of a checkpoint to restore compression as it was, without
     initialisation. Further arguments are those of the backend, see
     ``nncf.torch.create_compressed_model``.
     """
@@ -102,7 +102,13 @@ def load_state(model: Any, state_dict: Any, *args: Any, **kwargs: Any) -> int:
     Returns the number of entries loaded. Arguments as in ``nncf.torch.load_state``:
     ``is_resume=True`` demands that everything matches.
     """
-    loaded: int = backend_module(backend_of(model)).load_state(model, state_dict, *args, **kwargs)
+    name = backend_of(model)
+    if name != "torch":
+        raise ModelError(
+            "load_state is for PyTorch models. A Keras model restores its weights itself: "
+            "model.load_weights(path), or tf.train.Checkpoint(model=model).restore(path)."
+        )
+    loaded: int = backend_module(name).load_state(model, state_dict, *args, **kwargs)
     return loaded
 
 
