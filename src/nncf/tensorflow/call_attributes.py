@@ -27,6 +27,8 @@ def attributes_of(call: Call, step: Step, layer: Any) -> dict[str, Any]:
     }
     rank = max((len(shape) for shape in found["output_shapes"].values()), default=0)
     found["channel_axis"] = channel_axis(call.operation, rank)
+    entering = len(found["input_shapes"].get(0, ())) or rank
+    found["input_channel_axis"] = channel_axis(call.operation, entering)
     kind = step.kind.name
     if kind in _CONVOLUTIONS and layer is not None:
         found |= _convolution(layer, step)
