@@ -9,11 +9,7 @@ import numpy as np
 
 
 def test_two_replicas_train_as_one(root):
-    """Two replicas give the weights of one with the whole batch, by fit and in a loop.
-
-    INT8 alone, and with learned masks, distillation and batch norms, whose statistics are those
-    of each replica; initialisation, losses, schedules and strip work in the strategy's scope.
-    """
+    """Two replicas give the weights of one, by fit and in a loop, and train every algorithm."""
     command = [sys.executable, "-m", "tests.tensorflow.mirrored"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

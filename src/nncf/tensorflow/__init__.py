@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nncf.tensorflow.compress import create_compressed_model
 
 __all__ = [
+    "AdaptiveCompressionTrainingLoop",
+    "EarlyExitCompressionTrainingLoop",
     "NNCFConfig",
     "create_compressed_model",
     "create_compression_callbacks",
@@ -26,11 +28,14 @@ __all__ = [
     "strip",
 ]
 
+_LOOPS = ["AdaptiveCompressionTrainingLoop", "EarlyExitCompressionTrainingLoop"]
 _HOMES = {
     "nncf.config": ["NNCFConfig", "register_default_init_args"],
     "nncf.tensorflow.callbacks.compression": ["create_compression_callbacks"],
     "nncf.tensorflow.compress": ["create_compressed_model"],
 }
+# by name only: the loops live in a layer above this one
+_HOMES["nncf.training"] = _LOOPS
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 

@@ -163,6 +163,7 @@ def _carry_out(plan: _Plan, model: Any) -> CompressionController:
             variable.assign(value)
         raise
     _compile_like(compressed, model)
+    _attach_fit(compressed)
     return controller
 
 
@@ -270,6 +271,16 @@ def _actions(model: Any, config: NNCFConfig) -> BackendActions:
         check_export=check,
         broadcast=partial(initialize.agree, model),
     )
+
+
+def _attach_fit(model: Any) -> None:
+    """Give the model ``accuracy_aware_fit``, which lives in a layer above this one."""
+
+    def accuracy_aware_fit(*args: Any, **kwargs: Any) -> Any:
+        home = importlib.import_module("nncf.training.tensorflow")
+        return home.accuracy_aware_fit(model, *args, **kwargs)
+
+    object.__setattr__(model, "accuracy_aware_fit", accuracy_aware_fit)
 
 
 def _compile_like(compressed: Any, model: Any) -> None:
