@@ -225,14 +225,11 @@ def accuracy_aware_fit(  # noqa: PLR0913  # the documented signature
     configuration asks for. The model has the weights of its best epoch afterwards.
 
     Args:
-        model: the model itself; ``model.accuracy_aware_fit(…)`` passes it.
-        train_dataset: what ``fit`` takes first.
-        compression_ctrl: the controller that came with the model.
-        nncf_config: the configuration that the model was compressed with.
-        callbacks: for ``fit``; those of ``create_compression_callbacks`` may be among them.
+        train_dataset, steps_per_epoch, batch_size, callbacks: for ``fit``; the callbacks of
+            ``create_compression_callbacks`` may be among them.
+        compression_ctrl, nncf_config: what came with the model, and what it was compressed with.
         initial_epoch: the number of the first epoch for ``fit`` and its callbacks.
         uncompressed_model_accuracy: the metric before compression, as validation returns it.
-        steps_per_epoch, batch_size: for ``fit``.
         tensorboard_writer: an object with ``add_scalar(tag, value, step)``; None: one is made.
         log_dir: a folder for each run is made in ``<log_dir>/accuracy_aware_training``.
         validation_data, validation_steps: for ``evaluate``; a data set or a tuple ``(x, y)``.
