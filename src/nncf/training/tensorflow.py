@@ -235,12 +235,10 @@ def accuracy_aware_fit(  # noqa: PLR0913  # the documented signature
         validation_data, validation_steps: for ``evaluate``; a data set or a tuple ``(x, y)``.
         result_dict_to_val_metric_fn: returns the metric from what ``evaluate`` returned as a dict;
             None: the first number that is no loss.
-        resume: go on with the latest run in ``log_dir`` from its last saved epoch.
-        loop_options: keywords of ``create_accuracy_aware_training_loop``.
+        resume, loop_options: see ``run`` and ``create_accuracy_aware_training_loop``.
 
-    Raises:
-        TrainingError: the model is not compiled, or there is nothing to judge it by.
-        ConfigError: the configuration has no such section.
+    Raises TrainingError for a model that is not compiled or cannot be judged, ConfigError without
+    such a section.
     """
     _check_fit(model, uncompressed_model_accuracy, validation_data)
     loop = create_accuracy_aware_training_loop(
