@@ -49,6 +49,11 @@ _VALUES_KEPT_IN_ALL = 2**27
 _VALUES_KEPT = (2**16, 2**22)
 
 
+def parameter(model: nn.Module, name: str) -> torch.Tensor:
+    """Return the tensor that a Parameter names."""
+    return model.get_parameter(name)
+
+
 def initialize_ranges(
     model: nn.Module,
     quantizers: Mapping[str, Any],
