@@ -35,6 +35,15 @@ class Record:
         """The variables of the user's layers by the names that Parameters have."""
         return self.captured.variables
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all trained variables, of weights as ops see them."""
+        seen = {id(place.variable): place.use.shape for place in self.captured.weights.values()}
+        return {
+            name: seen.get(id(variable), tuple(variable.shape))
+            for name, variable in self.variables.items()
+            if variable.trainable
+        }
+
     def weights_of(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield the name and the values of each weight that passes through an op, as it is seen."""
         seen = set()
