@@ -45,12 +45,14 @@ class Hidden:
 class CallPlaces:
     """The operations of one call: the keys of its steps, and of layers hidden inside it.
 
-    ``hidden`` are layers inside of a call that was not followed, by the key of their operation.
+    ``hidden`` are layers inside of a call that was not followed, by the key of their operation;
+    ``made`` is what the compressed model calls.
     """
 
     call: Call
     steps: tuple[str, ...]
     hidden: dict[str, Hidden] = field(default_factory=dict)
+    made: Any = None
 
 
 @dataclass(frozen=True)
