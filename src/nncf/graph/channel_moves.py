@@ -281,7 +281,8 @@ def _channel_shuffle(operation: Operation, inputs: Inputs, labels: Labels) -> li
 
 MOVE_RULES: dict[str, Callable[[Operation, Inputs, Labels], list[Axes] | None]] = {
     **dict.fromkeys(
-        ("reshape", "squeeze", "unsqueeze", "transpose", "expand", "split", "slice", "identity"),
+        ("reshape", "squeeze", "unsqueeze", "transpose", "expand", "repeat", "split", "slice")
+        + ("identity",),
         _rearrange,
     ),
     "concat": _concat,

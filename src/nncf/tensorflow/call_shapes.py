@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras import tree
 
 from nncf.graph.graph import Number
+from nncf.tensorflow.calibration import same_random_streams
 from nncf.tensorflow.op_kinds import keras_class
 from nncf.tensorflow.tracing import Call, is_symbolic
 from nncf.tensorflow.vectors import known_variables
@@ -24,7 +25,7 @@ Shape = tuple[int, ...]
 Lines = tuple[np.ndarray[Any, Any], ...]
 
 _REARRANGING = frozenset(
-    ["reshape", "squeeze", "unsqueeze", "transpose", "expand", "split", "slice"]
+    ["reshape", "squeeze", "unsqueeze", "transpose", "expand", "repeat", "split", "slice"]
 )
 _OVER_AXES = frozenset(
     ["mean", "sum", "reduce_max", "norm", "variance", "l2_norm", "softmax", "log_softmax"]
@@ -93,10 +94,14 @@ def _reasons(call: Call, kind: str, before: Shape, after: Shape) -> Iterator[str
     """Yield why no tensor at the call may lose channels, nothing where the rules of the kind say."""
     operation, name = call.operation, keras_class(call.operation).__name__
     is_layer = isinstance(operation, keras.layers.Layer)
-    if is_layer:
+    if kind in ("lstm", "gru", "rnn"):
+        yield "a recurrent layer keeps its sizes"
+    elif is_layer:
         known = known_variables(operation)
         strange = (v.name for v in operation.weights if id(v) not in known)
         yield from (f"it has the variable {variable}" for variable in strange)
+        if not _can_be_resized(operation):
+            yield "another number of filters in what its get_config() returns makes no other layer"
     elif kind in _LAYERS_ONLY:
         yield "its weight is computed in the forward"
     elif kind not in _REARRANGING and _meets_constants(call):
@@ -114,7 +119,22 @@ def _reasons(call: Call, kind: str, before: Shape, after: Shape) -> Iterator[str
 
 _TAKES_SIZES = frozenset(
     ["EinsumDense", "ReversibleEmbedding", "BroadcastTo", "Masking", "DepthToSpace", "SpaceToDepth"]
+    + ["Repeat"]
 )
+
+
+def _can_be_resized(layer: Any) -> bool:
+    """Tell whether a layer of a user's class, derived from one of Keras, can be made smaller."""
+    if type(layer) is keras_class(layer):
+        return True
+    with same_random_streams():
+        try:
+            config = layer.get_config()
+            sizes = {name: config[name] + 1 for name in ("filters", "units") if name in config}
+            other = type(layer).from_config({**config, **sizes})
+        except Exception:  # noqa: BLE001  # a user's constructor may raise anything
+            return False
+    return all(getattr(other, name, None) == size for name, size in sizes.items())
 
 
 def _meets_constants(call: Call) -> bool:
