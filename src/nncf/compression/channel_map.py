@@ -292,7 +292,8 @@ def _units_of_groups(channels: Channels, operation: Operation, number: Number) -
     axes = channels.value_axes(operation.key)
     rank = len(operation.attributes.get("kernel_size", ()))
     shape = operation.attributes["output_shapes"][0]
-    units = axes.get(len(shape) - rank - 1 if is_convolution else 1)
+    default = len(shape) - rank - 1 if is_convolution else 1
+    units = axes.get(operation.attributes.get("channel_axis", default))
     if units is None:
         return None
     first: Ids = units.reshape(int(number.value), -1)[:, 0]

@@ -40,6 +40,8 @@ def _rearranged(operation: Operation, value: Value, lines: Sequence[Ids], labels
         if ids is None:
             continue
         along = [k for k, line in enumerate(lines) if source in sources_along(line)]
+        if source in operation.attributes.get("written_axes", ()):
+            labels.pin(ids, operation.key, "its call says where to cut it")
         if not along:
             is_piece = _is_piece(operation, source, len(lines) == len(value.axes))
             picked = ids[lines[0][:1, source]] if is_piece else ids
@@ -279,7 +281,8 @@ def _channel_shuffle(operation: Operation, inputs: Inputs, labels: Labels) -> li
 
 MOVE_RULES: dict[str, Callable[[Operation, Inputs, Labels], list[Axes] | None]] = {
     **dict.fromkeys(
-        ("reshape", "squeeze", "unsqueeze", "transpose", "expand", "split", "slice", "identity"),
+        ("reshape", "squeeze", "unsqueeze", "transpose", "expand", "repeat", "split", "slice")
+        + ("identity",),
         _rearrange,
     ),
     "concat": _concat,

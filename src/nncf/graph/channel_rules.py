@@ -60,8 +60,9 @@ def _label_operation(operation: Operation, inputs: Inputs, labels: Labels) -> li
     inside = operation.attributes.get("inside", "")
     if inside in _OPAQUE_CALLS:
         return _pin_all(operation, inputs, labels, _OPAQUE_CALLS[inside])
-    if operation.unreached is not None:
-        return _pin_all(operation, inputs, labels, operation.unreached)
+    reason = operation.unreached or operation.attributes.get("keeps_channels")
+    if reason is not None:
+        return _pin_all(operation, inputs, labels, reason)
     rule = FUNCTION_RULES.get(operation.function) or RULES.get(kind)
     outputs = rule(operation, inputs, labels) if rule and inputs else None
     if outputs is None or len(outputs) < len(operation.attributes["output_shapes"]):
@@ -101,9 +102,11 @@ def _aligned(operation: Operation, inputs: Inputs, labels: Labels, axis: int) ->
 def _with_parameters_on_channels(
     operation: Operation, inputs: Inputs, labels: Labels
 ) -> list[Axes]:
-    """Tie what has one number per channel (batch norm, PReLU) with axis 1 of the input."""
+    """Tie what has one number per channel (batch norm, PReLU) with the input's axis of channels."""
     value = inputs[0]
-    axis = 1 if len(value.shape) > 1 else 0
+    if any(port and len(other.shape) > 1 for port, other in inputs.items()):
+        return _elementwise(operation, inputs, labels)  # one number per position, as Keras' PReLU
+    axis = operation.attributes.get("input_channel_axis", 1 if len(value.shape) > 1 else 0)
     _tie_vectors(operation, inputs, labels, value.axes[axis], value.shape[axis])
     return [list(value.axes)]
 
@@ -139,8 +142,10 @@ def _glu(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | N
 # --- normalisation over channels -----------------------------------------------------------------
 
 
-def _layer_norm(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
+def _layer_norm(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
     value = inputs[0]
+    if tuple(operation.attributes.get("axes", (len(value.shape) - 1,))) != (len(value.shape) - 1,):
+        return None
     normalized = [n for n in operation.attributes.get("numbers", ()) if n.meaning == "input_length"]
     if len(normalized) > 1:
         for number in normalized:
@@ -156,8 +161,9 @@ def _layer_norm(operation: Operation, inputs: Inputs, labels: Labels) -> list[Ax
 def _group_norm(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
     """Remove whole groups: the statistics of the others do not change."""
     value = inputs[0]
-    ids = value.axes[1]
-    _tie_vectors(operation, inputs, labels, ids, value.shape[1])
+    channel = operation.attributes.get("input_channel_axis", 1)
+    ids = value.axes[channel]
+    _tie_vectors(operation, inputs, labels, ids, value.shape[channel])
     groups = next(
         (n.value for n in operation.attributes.get("numbers", ()) if n.meaning == "groups"), 1
     )
@@ -210,6 +216,8 @@ def _along_axes(operation: Operation, inputs: Inputs, labels: Labels) -> list[Ax
 def _over_space(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes]:
     """Pooling and resizing: the trailing axes change, those before them pass."""
     value = inputs[0]
+    if "input_channel_axis" in operation.attributes:
+        return _over_all_but_channels(operation, value, labels)
     outputs: list[Axes] = []
     for shape in operation.attributes["output_shapes"]:
         axes: Axes = []
@@ -220,6 +228,16 @@ def _over_space(operation: Operation, inputs: Inputs, labels: Labels) -> list[Ax
             axes.append(None if is_space else ids)
         outputs.append(axes)
     return outputs
+
+
+def _over_all_but_channels(operation: Operation, value: Value, labels: Labels) -> list[Axes]:
+    channel = operation.attributes["input_channel_axis"]
+    for axis, ids in enumerate(value.axes):
+        if axis not in (0, channel):
+            labels.pin(ids, operation.key, f"{operation.function} runs along it")
+    axes: Axes = [None] * len(operation.attributes["output_shapes"][0])
+    axes[0], axes[operation.attributes["channel_axis"]] = value.axes[0], value.axes[channel]
+    return [axes]
 
 
 # --- what picks by index -------------------------------------------------------------------------

@@ -43,18 +43,22 @@ def _tie_bias(operation: Operation, inputs: Inputs, labels: Labels, out: Ids) ->
 def _convolution(operation: Operation, inputs: Inputs, labels: Labels) -> list[Axes] | None:
     parameter = _weight(operation)
     value = inputs[0]
-    channel = len(value.shape) - len(operation.attributes["kernel_size"]) - 1
+    batch_axes = len(value.shape) - len(operation.attributes["kernel_size"]) - 1
+    channel = int(operation.attributes.get("input_channel_axis", batch_axes))
     if parameter is None:
         for other in inputs.values():
             labels.pin_value(other, operation.key, _COMPUTED)
         return None
     for axis, along in enumerate(value.axes):
-        if axis > channel:
+        if axis >= batch_axes and axis != channel:
             labels.pin(along, operation.key, "it runs along it")
-    transposed = bool(operation.attributes.get("transposed"))
     groups = operation.attributes["groups"]
-    in_axis, out_axis = (0, 1) if transposed else (1, 0)
-    weight_in = labels.of_tensor(parameter.name, in_axis, parameter.shape[in_axis])
+    out_axis, in_axis = weight_axes(operation)
+    weight_in = (
+        labels.fresh(1)  # a depthwise kernel that has no such axis
+        if in_axis is None
+        else labels.of_tensor(parameter.name, in_axis, parameter.shape[in_axis])
+    )
     weight_out = _produce(operation, labels, parameter, out_axis)
     if groups == 1:
         _tie_or_pin(operation, labels, value.axes[channel], weight_in)
@@ -62,8 +66,16 @@ def _convolution(operation: Operation, inputs: Inputs, labels: Labels) -> list[A
     else:
         out = _grouped(operation, labels, value.axes[channel], weight_in, weight_out)
     _tie_bias(operation, inputs, labels, out)
-    axes: Axes = list(value.axes[:channel])
-    return [[*axes, out, *[None] * len(operation.attributes["kernel_size"])]]
+    axes: Axes = [*value.axes[:batch_axes], *[None] * (len(value.shape) - batch_axes)]
+    axes[channel] = out
+    return [axes]
+
+
+def weight_axes(operation: Operation) -> tuple[int, int | None]:
+    """Return the axes of output and input channels of a convolution's weight (see ``Operation``)."""
+    default = (1, 0) if operation.attributes.get("transposed") else (0, 1)
+    found: tuple[int, int | None] = operation.attributes.get("weight_axes", default)
+    return found
 
 
 def _tie_or_pin(operation: Operation, labels: Labels, ids: Ids | None, weight_in: Ids) -> None:

@@ -89,7 +89,10 @@ class Operation:
     ``padding``, ``dilation``, ``groups``; concat and split have ``axis``; all have
     ``input_shapes`` and ``output_shapes`` by port, ``numbers`` (see Number), those that only
     rearrange ``rearrangement`` (see ``nncf.graph.channels``), and ``inside`` names the call that
-    was written out as this operation and others. ``ignored_algorithms`` names
+    was written out as this operation and others. A backend whose tensors are not [n, channels, …]
+    gives ``input_channel_axis`` and ``channel_axis`` (of the first input, and of what is computed),
+    and ``weight_axes``, the axes of output and of input channels of the weight (the latter None
+    for a depthwise one). ``keeps_channels`` says why no tensor at the operation may lose channels. ``ignored_algorithms`` names
     algorithms that must leave the operation alone (``register_module``), ``claimed_by`` the one
     to which its operands belong alone. ``unreached`` says why nothing can be inserted at it, where
     that is so.

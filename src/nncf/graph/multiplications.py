@@ -47,8 +47,8 @@ def positions(operation: Operation) -> float:
     rank = len(operation.attributes["kernel_size"])
     if operation.kind.name == "transposed_convolution":
         shape = operation.attributes["input_shapes"][0]
-    leading = shape[: len(shape) - rank - 1]
-    return float(math.prod((*leading, *shape[len(shape) - rank :])))
+    channel = operation.attributes.get("channel_axis", len(shape) - rank - 1)
+    return float(math.prod((*shape[:channel], *shape[channel + 1 :])))
 
 
 def samples_in(graph: Graph) -> int:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from nncf.tensorflow.call_shapes import Shape, shape_attributes
 from nncf.tensorflow.op_kinds import Step
 from nncf.tensorflow.tracing import Call
 
@@ -16,20 +18,18 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
     return tuple(1 if size is None else int(size) for size in tensor.shape)
 
 
-def attributes_of(call: Call, step: Step, layer: Any) -> dict[str, Any]:
+def attributes_of(
+    call: Call, step: Step, layer: Any, shapes: tuple[Sequence[Shape], Sequence[Shape]]
+) -> dict[str, Any]:
     """Return the attributes that an Operation carries (see ``Operation``).
 
-    ``channel_axis`` is the axis of channels of what the step computes, counted from the start.
+    ``shapes`` are those of what enters the step, by port, and of what it computes.
     """
-    found: dict[str, Any] = {
-        "input_shapes": {port: shape_of(tensor) for port, tensor in enumerate(call.tensors)},
-        "output_shapes": {port: shape_of(tensor) for port, tensor in enumerate(call.outputs)},
-    }
-    rank = max((len(shape) for shape in found["output_shapes"].values()), default=0)
-    found["channel_axis"] = channel_axis(call.operation, rank)
-    entering = len(found["input_shapes"].get(0, ())) or rank
-    found["input_channel_axis"] = channel_axis(call.operation, entering)
     kind = step.kind.name
+    inputs, outputs = shapes
+    found: dict[str, Any] = {"input_shapes": tuple(inputs), "output_shapes": tuple(outputs)}
+    ends = (inputs[0] if inputs else (), outputs[0] if outputs else ())
+    found |= shape_attributes(call, kind, ends)
     if kind in _CONVOLUTIONS and layer is not None:
         found |= _convolution(layer, step)
     if kind in ("concat", "split", "softmax", "log_softmax"):
@@ -41,15 +41,12 @@ def attributes_of(call: Call, step: Step, layer: Any) -> dict[str, Any]:
     return found
 
 
-def channel_axis(operation: Any, rank: int) -> int:
-    """Return the axis of channels of a tensor that an operation computes."""
-    first = getattr(operation, "data_format", "channels_last") == "channels_first"
-    return 1 if first else max(rank - 1, 0)
-
-
 def _convolution(layer: Any, step: Step) -> dict[str, Any]:
     transposed = step.kind.name == "transposed_convolution"
-    shared = {"transposed": transposed, "padding": getattr(layer, "padding", "valid")}
+    shared: dict[str, Any] = {
+        "transposed": transposed,
+        "padding": getattr(layer, "padding", "valid"),
+    }
     if step.function == "pointwise_conv":
         *window, inputs, outputs = layer.pointwise_kernel.shape
         ones = (1,) * len(window)
@@ -60,18 +57,22 @@ def _convolution(layer: Any, step: Step) -> dict[str, Any]:
             "stride": ones,
             "dilation": ones,
             "groups": 1,
+            "weight_axes": (len(window) + 1, len(window)),
         }
     kernel = layer.depthwise_kernel if step.function == "depthwise_conv" else layer.kernel
     *window, first, last = kernel.shape
-    sizes = {"kernel_size": tuple(window)}
+    sizes: dict[str, Any] = {"kernel_size": tuple(window)}
     sizes["stride"] = _per_axis(layer.strides, len(window))
     sizes["dilation"] = _per_axis(layer.dilation_rate, len(window))
     if step.kind.name == "depthwise_convolution" and not hasattr(layer, "groups"):
         channels = {"in_channels": first, "out_channels": first * last, "groups": first}
+        sizes["weight_axes"] = (len(window), None)  # seen as [*window, channels * multiplier]
     elif transposed:
         channels = {"in_channels": last, "out_channels": first, "groups": 1}
+        sizes["weight_axes"] = (len(window), len(window) + 1)
     else:
         groups = getattr(layer, "groups", 1)
+        sizes["weight_axes"] = (len(window) + 1, len(window))
         channels = {"in_channels": first * groups, "out_channels": last, "groups": groups}
     return shared | sizes | channels
 

@@ -12,11 +12,13 @@ import keras
 from keras import tree
 
 from nncf.graph.address import Address
-from nncf.graph.graph import DType, Edge, Graph, Operation, Parameter
+from nncf.graph.graph import Buffer, DType, Edge, Graph, Operation, Parameter
 from nncf.graph.kinds import KINDS
 from nncf.tensorflow.call_attributes import attributes_of, shape_of
+from nncf.tensorflow.call_shapes import Shape, channel_axis
 from nncf.tensorflow.op_kinds import Step, Use, is_own_code, steps_of, uses_of, weight_of
 from nncf.tensorflow.tracing import Call, Trace, trace
+from nncf.tensorflow.vectors import statistics_of, vectors_of
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Hidden:
 class CallPlaces:
     """The operations of one call: the keys of its steps, and of layers hidden inside it.
 
-    ``hidden`` are layers inside of a call that was not followed, by the key of their operation.
+    ``hidden`` are layers inside of a call that was not followed, by the key of their operation;
+    ``made`` is what the compressed model calls.
     """
 
     call: Call
     steps: tuple[str, ...]
     hidden: dict[str, Hidden] = field(default_factory=dict)
+    made: Any = None
 
 
 @dataclass(frozen=True)
@@ -116,28 +120,24 @@ class _Writer:
         steps = steps_of(call.operation)
         uses = list(uses_of(layer)) if layer is not None else []
         keys = []
+        shapes = [shape_of(tensor) for tensor in call.tensors]
         for number, step in enumerate(steps):
             address = self._address(call, step, is_layer=layer is not None)
-            own = [use for use in uses if use.step == number]
-            key = self._add(call, step, address, (layer, own))
+            is_last = number == len(steps) - 1
+            outputs = [shape_of(tensor) for tensor in call.outputs]
+            outputs = outputs if is_last else [_inner_shape(call, number + 1, steps)]
+            key = self._add(call, (number, step), address, (shapes, outputs))
             if number:
-                shape = self._inner_shape(call, number, steps)
-                self.graph.add_edge(Edge(keys[-1], key, 0, 0, shape))
+                self.graph.add_edge(Edge(keys[-1], key, 0, 0, shapes[0]))
+            shapes = outputs
             keys.append(key)
+        if layer is not None:
+            self._fix_unseen(layer, keys)
         self._connect(call.tensors, keys[0])
         for port, tensor in enumerate(call.outputs):
             self.sources[id(tensor)] = (keys[-1], port)
         hidden = dict(self._hidden(call, keys[0])) if layer is not None and not uses else {}
         return CallPlaces(call, tuple(keys), hidden)
-
-    def _inner_shape(self, call: Call, number: int, steps: list[Step]) -> tuple[int, ...]:
-        """Return the shape of what step ``number`` of a call reads."""
-        if number == 1 and steps[0].function == "depthwise_conv":
-            depthwise = call.operation.depthwise_kernel.shape
-            shape = list(shape_of(call.outputs[0]))
-            shape[_channel_axis(call.operation, len(shape))] = depthwise[-1] * depthwise[-2]
-            return tuple(shape)
-        return shape_of(call.outputs[0])
 
     def _address(self, call: Call, step: Step, *, is_layer: bool) -> Address:
         scope = (*call.scope, call.name) if is_layer else call.scope
@@ -145,35 +145,64 @@ class _Writer:
         self.counts[scope, step.function] += 1
         return Address(scope, step.function, index)
 
-    def _add(self, call: Call, step: Step, address: Address, weights: tuple[Any, list[Use]]) -> str:
-        layer, uses = weights
-        first_port = max(1, len(call.tensors)) if step.kind.name in ("lstm", "gru", "rnn") else 1
-        parameters = []
-        for number, use in enumerate(uses):
-            place = WeightPlace(layer, use)
-            parameters.append(self._parameter(place, first_port + number))
-            self.weights[str(address), first_port + number] = place
+    def _add(
+        self,
+        call: Call,
+        numbered: tuple[int, Step],
+        address: Address,
+        shapes: tuple[list[Shape], list[Shape]],
+    ) -> str:
+        number, step = numbered
+        layer = call.operation if isinstance(call.operation, keras.layers.Layer) else None
+        entering, outputs = shapes
+        port = max(1, len(entering))
+        parameters, buffers, input_axes = [], [], {}
+        for place in _places(layer, number):
+            parameters.append(self._parameter(place, port))
+            self.weights[str(address), port] = place
+            input_axes[port] = place.use.input_axis
+            entering, port = [*entering, place.use.shape], port + 1
+        for use in statistics_of(layer) if layer is not None and number == 0 else ():
+            buffers.append(Buffer(self._name(WeightPlace(layer, use).variable), port, (0,)))
+            entering, port = [*entering, use.shape], port + 1
         reason = call.reason or (_opaque_reason(call) if step.kind.name == "unknown" else "")
+        known = shapes[0] and len(entering) == port
         operation = Operation(
             address,
             step.kind,
             layer="/".join((*call.scope[1:], call.name)),
             layer_class=type(call.operation).__name__,
-            attributes=attributes_of(call, step, layer)
-            | {"weight_input_axes": {first_port + n: u.input_axis for n, u in enumerate(uses)}},
+            attributes=attributes_of(call, step, layer, (entering if known else [], outputs))
+            | {"weight_input_axes": input_axes},
             parameters=tuple(parameters),
+            buffers=tuple(buffers),
             unreached=reason or None,
         )
         self.graph.add_operation(operation)
         return operation.key
 
-    def _parameter(self, place: WeightPlace, port: int) -> Parameter:
-        variable, use = place.variable, place.use
+    def _name(self, variable: Any) -> str:
         name = self.names.setdefault(id(variable), variable.path)
         self.variables.setdefault(name, variable)
+        return name
+
+    def _parameter(self, place: WeightPlace, port: int) -> Parameter:
+        variable, use = place.variable, place.use
+        name = self._name(variable)
         return Parameter(
             name, port, use.shape, trainable=variable.trainable, channel_axis=use.channel_axis
         )
+
+    def _fix_unseen(self, layer: Any, keys: list[str]) -> None:
+        """Note that all variables of a layer keep their shapes which none of its operations has."""
+        seen = {
+            p.name for key in keys for p in (*self.graph[key].parameters, *self.graph[key].buffers)
+        }
+        for variable in layer.weights:
+            name = self._name(variable)
+            if name not in seen:
+                axes = range(len(variable.shape))
+                self.graph.fixed.update({(name, axis): keys[0] for axis in axes})
 
     def _connect(self, tensors: list[Any], key: str) -> None:
         for port, tensor in enumerate(tensors):
@@ -203,7 +232,7 @@ class _Writer:
             source = Address(scope, "unseen", index)
             why = self.graph[key].unreached
             self.graph.add_operation(Operation(source, KINDS["unknown"], unreached=why))
-            added = self._add(inner, step, address, (layer, [u for u in uses if u.step == 0]))
+            added = self._add(inner, (0, step), address, ([], []))
             shape = _built_shape(layer)
             if shape is not None:
                 self.graph.add_edge(Edge(str(source), added, 0, 0, shape))
@@ -243,8 +272,22 @@ def _opaque_reason(call: Call) -> str:
     return f"nncf does not know what {name} computes"
 
 
-def _channel_axis(layer: Any, rank: int) -> int:
-    return 1 if getattr(layer, "data_format", "channels_last") == "channels_first" else rank - 1
+def _places(layer: Any, step: int) -> Iterator[WeightPlace]:
+    """Yield the weights that a step of a layer takes, then its biases and their like."""
+    if layer is not None:
+        for use in (*uses_of(layer), *vectors_of(layer)):
+            if use.step == step:
+                yield WeightPlace(layer, use)
+
+
+def _inner_shape(call: Call, number: int, steps: list[Step]) -> Shape:
+    """Return the shape of what step ``number`` of a call reads."""
+    if number == 1 and steps[0].function == "depthwise_conv":
+        depthwise = call.operation.depthwise_kernel.shape
+        shape = list(shape_of(call.outputs[0]))
+        shape[channel_axis(call.operation, len(shape))] = depthwise[-1] * depthwise[-2]
+        return tuple(shape)
+    return shape_of(call.outputs[0])
 
 
 def _built_shape(layer: Any) -> tuple[int, ...] | None:

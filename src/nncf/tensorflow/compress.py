@@ -246,7 +246,7 @@ def _compressed(plan: _Plan, model: Any, name: str) -> Compressed:
         config=plan.config,
         backend=initialize,
         direct_parameters=record.baked,
-        parameter_shapes={n: tuple(v.shape) for n, v in record.variables.items() if v.trainable},
+        parameter_shapes=record.shapes(),
         home=_home(name),
         notes=record.notes,
         prepared=plan.prepared[name],

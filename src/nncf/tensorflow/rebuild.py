@@ -103,7 +103,8 @@ class _Builder:
             return self._through(self._value(item), self._before(steps[0], next(port)))
 
         args, kwargs = tree.map_structure(filled, (call.args, call.kwargs))
-        outputs = self._operation(places)(*args, **kwargs)
+        places.made = self._operation(places)
+        outputs = places.made(*args, **kwargs)
         found = [x for x in tree.flatten(outputs) if is_symbolic(x)]
         for number, (token, value) in enumerate(zip(call.outputs, found, strict=True)):
             self.values[id(token)] = self._through(value, self._after(steps[-1], number))

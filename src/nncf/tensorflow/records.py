@@ -55,6 +55,15 @@ class Record:
     def _shapes(self) -> dict[int, tuple[int, ...]]:
         return {id(p.variable): p.use.shape for p in self.captured.weights.values()}
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all trained variables, of weights as ops see them."""
+        seen = {id(place.variable): place.use.shape for place in self.captured.weights.values()}
+        return {
+            name: seen.get(id(variable), tuple(variable.shape))
+            for name, variable in self.variables.items()
+            if variable.trainable
+        }
+
     def weights_of(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield the name and the values of each weight that passes through an op, as it is seen."""
         seen = set()

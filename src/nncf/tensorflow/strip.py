@@ -16,6 +16,7 @@ from nncf.algorithms.tensorflow.native_quantizer import fixed
 from nncf.errors import ModelError, NotCompressed
 from nncf.tensorflow.compressed_layer import CompressedLayer, inner_layer
 from nncf.tensorflow.op_kinds import weight_of
+from nncf.tensorflow.removal import removal_of
 from nncf.tensorflow.tracing import is_symbolic
 
 _LOGGER = logging.getLogger("nncf")
@@ -40,7 +41,8 @@ def strip_compressed(model: Any, do_copy: bool = True) -> Any:
     """Return a model of plain Keras layers that computes the same values in evaluation.
 
     Weights carry what compression did to them; activations pass through Keras' own
-    ``FakeQuantWithMinMaxVars``. The result is saved and loaded without nncf. With ``do_copy`` its
+    ``FakeQuantWithMinMaxVars``. Channels that masks hide are gone: layers that had them are new
+    ones, with fewer filters. The result is saved and loaded without nncf. With ``do_copy`` its other
     layers are copies, otherwise those of the given model, whose weights are overwritten.
     """
     return _Stripper(model, do_copy).run()
@@ -52,6 +54,7 @@ class _Stripper:
         self.do_copy = do_copy
         self.values: dict[int, Any] = {}
         self.made: dict[int, Any] = {}
+        self.removal = removal_of(model)
 
     def run(self) -> Any:
         model = self.model
@@ -81,30 +84,38 @@ class _Stripper:
         if isinstance(operation, CompressionLayer):
             outputs: Any = self._quantized(operation, args[0])
         else:
-            outputs = self._plain(operation)(*args, **kwargs)
+            reshaped = self.removal.reshaped(node) if self.removal else None
+            outputs = (reshaped or self._plain(operation, args))(*args, **kwargs)
         for token, value in zip(node.outputs, tree.flatten(outputs), strict=True):
             self.values[id(token)] = value
 
     def _quantized(self, operation: Any, x: Any) -> Any:
         """Return a tensor behind the native form of an op; behind none while it is off."""
-        if not operation.enabled:
-            return x
         if id(operation) not in self.made:
-            self.made[id(operation)] = operation.native()
-        return self.made[id(operation)](x)
+            self.made[id(operation)] = self._native(operation)
+        native = self.made[id(operation)]
+        return x if native is None else native(x)
 
-    def _plain(self, operation: Any) -> Any:
+    def _native(self, op: Any) -> Any | None:
+        if not op.enabled:
+            return None
+        return self.removal.native(op) if self.removal else op.native()
+
+    def _plain(self, operation: Any, args: Any) -> Any:
         if id(operation) not in self.made:
-            self.made[id(operation)] = self._plain_layer(operation)
+            self.made[id(operation)] = self._plain_layer(operation, args)
         return self.made[id(operation)]
 
-    def _plain_layer(self, operation: Any) -> Any:
+    def _plain_layer(self, operation: Any, args: Any) -> Any:
         if not isinstance(operation, CompressedLayer):
-            return self._copied(operation)
-        baked = [(w, operation.compressed(v, w)) for v, w in operation.compressed_variables()]
-        layer = self._copied(operation.layer, name=operation.name)
-        for weight, value in baked:
-            weight_of(inner_layer(layer, weight.path), weight.attribute).assign(value)
+            return self._shortened(operation, operation.name, {}, args) or self._copied(operation)
+        baked = [(w, v, operation.compressed(v, w)) for v, w in operation.compressed_variables()]
+        values = {id(variable): value for _, variable, value in baked}
+        layer = self._shortened(operation.layer, operation.name, values, args)
+        if layer is None:
+            layer = self._copied(operation.layer, name=operation.name)
+            for weight, _, value in baked:
+                weight_of(inner_layer(layer, weight.path), weight.attribute).assign(value)
         inner = operation.inner_ops()
         if not inner:
             return layer
@@ -116,8 +127,14 @@ class _Stripper:
         natives = {item.step: [operation.ops[n] for n in item.ops] for item in inner}
         return _InSteps(layer, {step: self._natives(ops) for step, ops in natives.items()})
 
+    def _shortened(self, layer: Any, name: str, values: Any, args: Any) -> Any | None:
+        """Return the layer without the channels that go; None if it loses none."""
+        if self.removal is None or not args or not is_symbolic(args[0]):
+            return None
+        return self.removal.shortened(layer, name, values, args[0].shape)
+
     def _natives(self, ops: list[Any]) -> list[Any]:
-        return [op.native() for op in ops if op.enabled]
+        return [native for op in ops if (native := self._native(op)) is not None]
 
     def _copied(self, operation: Any, name: str | None = None) -> Any:
         if not isinstance(operation, keras.layers.Layer):

@@ -221,8 +221,7 @@ def accuracy_aware_fit(  # noqa: PLR0913  # the documented signature
 ) -> TrainingLoopStatistics:
     """Train a compiled, compressed model until its accuracy is good enough; return what came out.
 
-    Runs ``model.fit`` for one epoch at a time in the loop that ``accuracy_aware_training`` of the
-    configuration asks for. The model has the weights of its best epoch afterwards.
+    Runs ``model.fit`` epoch by epoch in the loop that the configuration asks for.
 
     Args:
         train_dataset, steps_per_epoch, batch_size, callbacks: for ``fit``; the callbacks of

@@ -41,7 +41,7 @@ def test_importance_follows_its_formula(formula: str, kind: str, normalized: boo
     if normalized:
         filters = filters / np.linalg.norm(filters)
     producer = Producer(kind, "0.weight", axis, np.arange(6))
-    found = filter_importance(nn.Sequential(layer), producer, formula, normalized=normalized)
+    found = filter_importance(layer.weight, producer, formula, normalized=normalized)
     np.testing.assert_allclose(found, FORMULAS[formula](filters), rtol=1e-6, atol=1e-9)
 
 
@@ -52,8 +52,7 @@ def test_a_filter_between_all_others_is_the_least_important() -> None:
         layer.weight += 1
         layer.weight[4] = layer.weight[[0, 1, 2, 3, 5]].mean(0)
     producer = Producer("", "0.weight", 0, np.arange(6))
-    model = nn.Sequential(layer)
-    found = filter_importance(model, producer, "geometric_median", normalized=False)
+    found = filter_importance(layer.weight, producer, "geometric_median", normalized=False)
     assert found.argmin() == 4
 
 
@@ -62,7 +61,7 @@ def test_zeros_have_no_importance_and_raise_no_warning() -> None:
     layer = nn.Conv2d(2, 6, 3)
     nn.init.zeros_(layer.weight)
     producer = Producer("", "0.weight", 0, np.arange(6))
-    found = filter_importance(nn.Sequential(layer), producer, "L2", normalized=True)
+    found = filter_importance(layer.weight, producer, "L2", normalized=True)
     assert found.tolist() == [0.0] * 6
 
 

@@ -71,7 +71,7 @@ class FilterPruningAlgorithm(Algorithm):
         if frozen:
             raise ModelError(
                 f"filter_pruning: {', '.join(dict.fromkeys(frozen))} must be trained after pruning "
-                "but is frozen (requires_grad is False). Unfreeze it, or put its layer into "
+                "but is frozen (not trainable). Unfreeze it, or put its layer into "
                 "ignored_scopes."
             )
 

@@ -218,7 +218,7 @@ class FilterPruningController(Controller):
         total, filters = np.zeros((2, self._channels.units))
         for producer in {p.parameter: p for p in group.producers}.values():
             found = self._compressed.home.filter_importance(
-                self._compressed.model,
+                self._compressed.parameter(producer.parameter),
                 producer,
                 params.filter_importance,
                 normalized=params.all_weights,

@@ -33,7 +33,7 @@ class PruningGroup:
 
     @property
     def name(self) -> str:
-        return self.producers[0].parameter.rpartition(".")[0] or self.producers[0].parameter
+        return _layer(self.producers[0].parameter)
 
     @property
     def key(self) -> str:
@@ -65,7 +65,11 @@ class PruningGroup:
 
 
 def _layer(parameter: str) -> str:
-    return parameter.rpartition(".")[0] or parameter
+    """Return the layer in a parameter's name: ``conv1.weight`` in PyTorch, ``conv1/kernel`` in Keras."""
+    for mark in "./":
+        if mark in parameter:
+            return parameter.rpartition(mark)[0]
+    return parameter
 
 
 def _listed(names: Sequence[str]) -> str:

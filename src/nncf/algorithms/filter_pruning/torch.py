@@ -116,15 +116,14 @@ def _spread(mask: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def filter_importance(
-    model: nn.Module, producer: Producer, importance: str, *, normalized: bool
+    weight: torch.Tensor, producer: Producer, importance: str, *, normalized: bool
 ) -> NDArray[np.float64]:
     """Return the importance of each filter (index along the producer's axis), float64.
 
     ``L1``: Σ|w|, ``L2``: √Σw², ``geometric_median``: the sum of distances to all other filters
     (Y. He et al. 2019, eq. 4). ``normalized`` divides the weight by its norm first.
     """
-    weight = model.get_parameter(producer.parameter).detach().double()
-    filters = weight.movedim(producer.axis, 0).flatten(1)
+    filters = weight.detach().double().movedim(producer.axis, 0).flatten(1)
     if normalized:
         filters = filters / filters.norm().clamp(min=1e-12)
     if importance == "L1":
