@@ -64,6 +64,40 @@ def test_weights_are_stored_as_int8(controller, tmp_path):
         assert sorted(row.packed for row in convolutions)[-2:] == [216, 576], name
 
 
+def test_a_litert_file_computes_with_integers(controller, tmp_path):
+    """Every tensor between input and output is int8 (int32 for biases), the last layer's too."""
+    from nncf.tensorflow.litert import LiteRTFile
+
+    controller.export_model(tmp_path / "model.tflite")
+    file = LiteRTFile(tmp_path / "model.tflite")
+    details = file._interpreter.get_tensor_details()
+    floats = [item for item in details if item["dtype"] == np.float32]
+    assert [list(item["shape"]) for item in floats] == [[1, 12, 12, 3], [1, 5]]
+
+
+def test_a_litert_file_is_a_quarter_of_the_float_one(tmp_path):
+    """At most 0.27 of what the converter makes of the model before compression."""
+    image = keras.Input((8, 8, 64))
+    x = keras.layers.Conv2D(64, 3, activation="relu", name="first")(image)
+    x = keras.layers.Conv2D(64, 3, activation="relu", name="second")(x)
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+    before = len(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    data = np.random.default_rng(0).normal(size=(16, 8, 8, 64)).astype("float32")
+    controller, _ = compressed(model, QUANTIZATION, data=data)
+    report = controller.export_model(tmp_path / "model.tflite")
+    assert (tmp_path / "model.tflite").stat().st_size == report.sizes.total <= 0.27 * before
+
+
+def test_weights_that_litert_has_no_codes_for(tmp_path):
+    """Asymmetric weights of 8 bits are an error that says what to set; nothing is left."""
+    weights = {"weights": {"mode": "asymmetric"}, "overflow_fix": "disable"}
+    controller, _ = compressed(convnet(), {**QUANTIZATION, **weights})
+    with pytest.raises(ExportError, match="symmetric"):
+        controller.export_model(tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+    assert controller.export_model(tmp_path / "model.onnx").outputs[0].deviation < 0.01
+
+
 def test_the_file_is_read_without_nncf(controller, tmp_path):
     """A SavedModel replaces an earlier one, and TensorFlow alone runs it."""
     controller.export_model(tmp_path / "folder", save_format="tf")

@@ -8,7 +8,7 @@ trained model (``nncf.compression.parity``) and renamed only when all of it agre
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nncf.tensorflow.calibration import calibration_batches
 from nncf.tensorflow.export_form import ExportForm
 from nncf.tensorflow.export_formats import Format, checked_format, put_in_place, temporary_folder
 from nncf.tensorflow.inputs import registered_loader
+from nncf.tensorflow.litert_outputs import SAMPLES
 from nncf.tensorflow.written import Written, write
 
 Array = NDArray[Any]
@@ -67,7 +68,7 @@ def export_model(  # noqa: PLR0913  # the documented signature
     form = _named(ExportForm.of(model), chosen, input_names, output_names)
     samples = _samples(model, config)
     with temporary_folder(path, chosen) as folder:
-        written = write(form, chosen, folder / path.name)
+        written = write(form, chosen, folder / path.name, _batches(model, config))
         report = _verify(model, written, samples, tolerance or DEFAULT_TOLERANCE)
         report.check(path)
         report = dataclasses.replace(report, sizes=written.sizes())
@@ -137,6 +138,15 @@ def _samples(model: Any, config: NNCFConfig) -> list[Array]:
     fixed = {tensor.shape[0] for tensor in model.inputs} - {None}
     count = min(len(joined[0]), *fixed, _COMPARED)
     return [x[:count].astype(tensor.dtype) for x, tensor in zip(joined, model.inputs, strict=True)]
+
+
+def _batches(model: Any, config: NNCFConfig) -> Iterator[Any] | None:
+    """Return batches of inputs from the registered data set, None without one."""
+    loader = registered_loader(config)
+    if loader is None:
+        return None
+    found = calibration_batches(loader, SAMPLES, model, description="Export")
+    return (tree.map_structure(tf.convert_to_tensor, batch.inputs) for batch in found)
 
 
 def _made_up(tensor: Any) -> Array:

@@ -10,7 +10,7 @@ largest of each channel, or keeps float; the parity check tells whether that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,13 @@ from numpy.typing import NDArray
 from nncf.algorithms.tensorflow.native_quantizer import NativeQuantizer
 from nncf.errors import ExportError, MissingDependency
 from nncf.tensorflow.export_form import ExportForm
+from nncf.tensorflow.litert_outputs import (
+    before_activation,
+    last_layers,
+    quantized_to,
+    ranges_of,
+)
+from nncf.tensorflow.litert_packing import packed
 from nncf.tensorflow.op_kinds import uses_of, weight_of
 from nncf.tensorflow.strip import WeightGrid
 
@@ -34,10 +41,11 @@ _HIGHEST = 127
 _EXACT = ("Conv2D", "DepthwiseConv2D")
 
 
-def to_litert(form: ExportForm) -> bytes:
+def to_litert(form: ExportForm, batches: Iterable[Any] | None = None) -> bytes:
     """Return a model as the bytes of a LiteRT file that takes one sample at a time.
 
-    Inputs and outputs are float. Raises ExportError when a grid has no exact form of 8 bits there,
+    Inputs and outputs are float. ``batches`` are inputs from which the ranges of the last layers'
+    results are taken; without them these layers compute in float. Raises ExportError when a grid has no exact form of 8 bits there,
     or when the converter refuses the model.
     """
     form.refuse_sparse_inputs("LiteRT")
@@ -54,12 +62,21 @@ def to_litert(form: ExportForm) -> bytes:
             return value
         return exact[number].values(value)
 
-    function = form.function(quantize, within=lambda: _calling(rewritten))
+    layers = [] if batches is None else last_layers(form)
+    ranges = ranges_of(form, layers, batches or ()) if layers else {}
+    results = {layer: quantized_to(ends) for layer, ends in ranges.items()}
+
+    @contextmanager
+    def adapted() -> Iterator[None]:
+        with before_activation(results), _calling(rewritten):
+            yield
+
+    function = form.function(quantize, within=adapted)
     concrete = function.get_concrete_function(*form.signature(1))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     try:
-        return bytes(converter.convert())
+        data = bytes(converter.convert())
     except Exception as error:  # the converter's exceptions share no other base
         first = (str(error).splitlines() or [""])[0]
         raise ExportError(
@@ -67,6 +84,7 @@ def to_litert(form: ExportForm) -> bytes:
             "operations that LiteRT has. Write a SavedModel or an ONNX file instead, or put the "
             "layer into ignored_scopes."
         ) from error
+    return packed(data)
 
 
 def _check_activations(form: ExportForm) -> None:

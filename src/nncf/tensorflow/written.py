@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,19 @@ class Written:
     sizes: Callable[[], SizeTable]
 
 
-def write(form: ExportForm, chosen: Format, path: Path) -> Written:
-    """Write a model to ``path``. Raises ExportError when converter or runtime refuse it."""
+def write(
+    form: ExportForm, chosen: Format, path: Path, batches: Iterable[Any] | None = None
+) -> Written:
+    """Write a model to ``path``. Raises ExportError when converter or runtime refuse it.
+
+    ``batches`` are inputs that LiteRT takes the ranges of the last results from.
+    """
     if chosen.kind == "saved_model":
         return _saved_model(form, path)
     if chosen.kind == "keras":
         return _keras_file(form, path)
     if chosen.kind == "litert":
-        return _litert(form, path)
+        return _litert(form, path, batches)
     return _onnx(form, chosen, path)
 
 
@@ -110,11 +115,11 @@ def _variables_of(form: ExportForm, path: Path) -> SizeTable:
 # ------------------------------------------------------------------------------- other runtimes
 
 
-def _litert(form: ExportForm, path: Path) -> Written:
+def _litert(form: ExportForm, path: Path, batches: Iterable[Any] | None) -> Written:
     from nncf.tensorflow.litert import LiteRTFile, to_litert
     from nncf.tensorflow.litert_sizes import size_table
 
-    path.write_bytes(to_litert(form))
+    path.write_bytes(to_litert(form, batches))
     return Written(
         form.outputs,
         LiteRTFile.runtime,
