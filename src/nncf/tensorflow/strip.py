@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 from keras import tree
 
 from nncf.algorithms.tensorflow.compression_layer import CompressionLayer
-from nncf.algorithms.tensorflow.native_quantizer import fixed
+from nncf.algorithms.tensorflow.native_quantizer import NativeQuantizer, fixed
 from nncf.errors import ModelError, NotCompressed
 from nncf.tensorflow.compressed_layer import CompressedLayer, inner_layer
 from nncf.tensorflow.op_kinds import weight_of
@@ -48,10 +48,31 @@ def strip_compressed(model: Any, do_copy: bool = True) -> Any:
     return _Stripper(model, do_copy).run()
 
 
+@dataclass(frozen=True, eq=False)
+class WeightGrid:
+    """A variable of a stripped model, and the grid on which its values are.
+
+    ``shape`` is the one in which the quantizer sees the values.
+    """
+
+    variable: Any
+    shape: tuple[int, ...]
+    quantizer: NativeQuantizer
+
+
+def strip_with_grids(model: Any) -> tuple[Any, list[WeightGrid]]:
+    """Return the stripped copy of a model, and what its weights alone no longer tell."""
+    stripper = _Stripper(model, do_copy=True)
+    stripped = stripper.run()
+    kept = {id(variable) for variable in stripped.variables}
+    return stripped, [grid for grid in stripper.grids if id(grid.variable) in kept]
+
+
 class _Stripper:
     def __init__(self, model: Any, do_copy: bool) -> None:
         self.model = model
         self.do_copy = do_copy
+        self.grids: list[WeightGrid] = []
         self.values: dict[int, Any] = {}
         self.made: dict[int, Any] = {}
         self.removal = removal_of(model)
@@ -112,10 +133,14 @@ class _Stripper:
         baked = [(w, v, operation.compressed(v, w)) for v, w in operation.compressed_variables()]
         values = {id(variable): value for _, variable, value in baked}
         layer = self._shortened(operation.layer, operation.name, values, args)
+        is_short = layer is not None
         if layer is None:
             layer = self._copied(operation.layer, name=operation.name)
-            for weight, _, value in baked:
-                weight_of(inner_layer(layer, weight.path), weight.attribute).assign(value)
+        for weight, _, value in baked:
+            variable = weight_of(inner_layer(layer, weight.path), weight.attribute)
+            if not is_short:
+                variable.assign(value)
+            self._note_grid(operation, weight, variable)
         inner = operation.inner_ops()
         if not inner:
             return layer
@@ -125,7 +150,17 @@ class _Stripper:
             kept = [replace(i, ops=tuple(used.index(n) for n in i.ops)) for i in inner]
             return CompressedLayer(layer, ops, (), kept, name=operation.name)
         natives = {item.step: [operation.ops[n] for n in item.ops] for item in inner}
-        return _InSteps(layer, {step: self._natives(ops) for step, ops in natives.items()})
+        steps = {step: self._natives(ops) for step, ops in natives.items()}
+        return _InSteps(layer, steps, self.grids)
+
+    def _note_grid(self, operation: Any, weight: Any, variable: Any) -> None:
+        """Note the grid of a weight in the stripped layer, in the shape that its ops see."""
+        ops = [operation.ops[number] for number in weight.ops]
+        natives = self._natives([op for op in ops if hasattr(op, "native")])
+        shape = tuple(variable.shape)
+        if len(weight.shape) < len(shape):  # the two last axes are seen as one
+            shape = (*shape[:-2], shape[-2] * shape[-1])
+        self.grids += [WeightGrid(variable, shape, native) for native in natives[-1:]]
 
     def _shortened(self, layer: Any, name: str, values: Any, args: Any) -> Any | None:
         """Return the layer without the channels that go; None if it loses none."""
@@ -147,9 +182,10 @@ class _Stripper:
 class _InSteps:
     """A layer written as several plain ones, with quantizers between its steps."""
 
-    def __init__(self, layer: Any, natives: dict[int, list[Any]]) -> None:
+    def __init__(self, layer: Any, natives: dict[int, list[Any]], grids: list[WeightGrid]) -> None:
         self.layer = layer
         self.natives = natives
+        self.grids = grids
 
     def __call__(self, x: Any) -> Any:
         layer, natives = self.layer, dict(self.natives)
@@ -159,11 +195,22 @@ class _InSteps:
             plain = type(layer).from_config({**layer.get_config(), "activation": None})
             x = plain(x)
             plain.set_weights(layer.get_weights())
+            self._move_grids(layer.weights, plain.weights)
         for native in natives.pop(max(natives, default=0), []):
             x = native(x)
         if layer.activation is keras.activations.linear:
             return x
         return keras.layers.Activation(layer.activation, name=f"{layer.name}_activation")(x)
+
+    def _move_grids(self, before: list[Any], after: list[Any]) -> None:
+        """Tell of the variables that take the place of others."""
+        moved = [
+            replace(grid, variable=new)
+            for old, new in zip(before, after, strict=True)
+            for grid in self.grids
+            if grid.variable is old
+        ]
+        self.grids += moved
 
     def _separable(self, x: Any, between: list[Any]) -> Any:
         layer = self.layer
@@ -194,6 +241,8 @@ class _InSteps:
         depthwise.set_weights([layer.depthwise_kernel.numpy()])
         bias = [layer.bias.numpy()] if layer.use_bias else []
         pointwise.set_weights([layer.pointwise_kernel.numpy(), *bias])
+        kernels = [layer.depthwise_kernel, layer.pointwise_kernel]
+        self._move_grids(kernels, [depthwise.kernel, pointwise.kernel])
         return x
 
 
