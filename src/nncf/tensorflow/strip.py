@@ -157,6 +157,7 @@ class _Stripper:
         """Note the grid of a weight in the stripped layer, in the shape that its ops see."""
         ops = [operation.ops[number] for number in weight.ops]
         natives = self._natives([op for op in ops if hasattr(op, "native")])
+        natives = [native for native in natives if isinstance(native, NativeQuantizer)]
         shape = tuple(variable.shape)
         if len(weight.shape) < len(shape):  # the two last axes are seen as one
             shape = (*shape[:-2], shape[-2] * shape[-1])
