@@ -230,7 +230,7 @@ class _Inserts:
     def _channel_axis(self, site: Site) -> int:
         """Return the axis of channels of the tensor, as the first that reads it has it."""
         attributes = self.roles.graph[site.edges[0].target].attributes
-        return int(attributes.get("channel_axis", 1))
+        return int(attributes.get("input_channel_axis", 1))
 
     def _points(self, site: Site) -> tuple[tuple[Point, ...], str]:
         """Return where the quantizer runs, and a name when the first point is not telling."""
