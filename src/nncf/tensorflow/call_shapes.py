@@ -36,7 +36,7 @@ _LAYERS_ONLY = frozenset(
     + ["batch_norm", "layer_norm", "group_norm", "rms_norm", "prelu"]
 )
 _CONVOLUTIONS = frozenset(["convolution", "depthwise_convolution"])
-_MOST_ELEMENTS = 2**26
+_MOST_ELEMENTS = 2**25
 """A tensor with more is taken for one that cannot be rearranged."""
 
 
@@ -161,13 +161,17 @@ def _rearranged(call: Call, kind: str, before: Shape) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"rearrangement": tuple(lines)}
     if kind == "slice":
-        index = np.unravel_index(places[0].ravel(), before)
-        found["written_axes"] = tuple(
-            axis for axis, length in enumerate(before) if len(np.unique(index[axis])) < length
-        )
+        found["written_axes"] = tuple(_cut_axes(lines[0] or (), before))
     elif not isinstance(getattr(call.operation, "indices_or_sections", 1), int):
         found["written_axes"] = (call.operation.axis % len(before),)
     return found
+
+
+def _cut_axes(lines: Lines, before: Shape) -> Iterator[int]:
+    """Yield the axes of the input of which not every index comes to the output."""
+    for axis, length in enumerate(before):
+        if max((len(np.unique(line[:, axis])) for line in lines), default=1) < length:
+            yield axis
 
 
 def _moved(call: Call, before: Shape) -> list[np.ndarray[Any, Any]] | None:

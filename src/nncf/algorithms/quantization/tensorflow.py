@@ -193,7 +193,7 @@ class FakeQuantizer(CompressionLayer):
             raise ExportError(
                 f"{self._title()} cannot be deployed: at most 8 bits are. Set fewer bits."
             )
-        axis = None if self.range_shape == (1,) else int(np.argmax(self.range_shape))
+        axis = None if np.prod(self.range_shape) == 1 else int(np.argmax(self.range_shape))
         narrow = scheme.narrow_range and not self._is_asymmetric
         bits, low, high = scheme.bits, grid.low.reshape(-1), grid.high.reshape(-1)
         if scheme.half_range:  # the inner half of the grid of 8 bits: the step is the same
