@@ -150,6 +150,18 @@ def test_embeddings_and_attention():
     assert stripped.get_layer("read").filters == 16
 
 
+def test_an_initializer_that_holds_an_array():
+    """A layer that was made from given values becomes shorter as any other."""
+    table = np.random.default_rng(0).normal(size=(20, 16)).astype("float32")
+    text = keras.Input((12,), dtype="int32")
+    given = keras.initializers.Constant(table)
+    x = layers.Conv1D(16, 3)(layers.Embedding(20, 16, embeddings_initializer=given)(text))
+    model = keras.Model(text, layers.Dense(4)(layers.GlobalAveragePooling1D()(x)))
+    data = np.random.default_rng(0).integers(0, 20, (8, 12)).astype("int32")
+    controller, masked = pruned(model, data=data)
+    assert difference(controller.strip(), masked, data) < 1e-5
+
+
 class Plain(layers.Conv2D):
     """A convolution of a user's that is made like one of Keras."""
 

@@ -109,7 +109,7 @@ class Removal:
 
     def _config(self, layer: Any, name: str, arrays: list[Array]) -> dict[str, Any]:
         """Return the configuration of a layer with the sizes of its shorter variables."""
-        config = {**layer.get_config(), "name": name}
+        config = {**_without_arrays(layer.get_config()), "name": name}
         shapes = {id(v): array.shape for v, array in zip(layer.weights, arrays, strict=True)}
         for use in uses_of(layer):
             variable = getattr(layer, use.attribute)
@@ -175,6 +175,19 @@ class Removal:
             if len(getattr(native, end)) > 1
         }
         return NativeQuantizer(**{**native.to_state(), **ends})
+
+
+def _without_arrays(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration in which no initializer holds the values of a longer variable."""
+    return {
+        name: "zeros" if name.endswith("_initializer") and _is_array(item) else item
+        for name, item in config.items()
+    }
+
+
+def _is_array(initializer: Any) -> bool:
+    is_constant = isinstance(initializer, dict) and initializer.get("class_name") == "Constant"
+    return is_constant and not isinstance(initializer["config"].get("value"), (int, float))
 
 
 def _selected(value: Array, seen: tuple[int, ...] | None, masks: Mapping[int, Kept]) -> Array:

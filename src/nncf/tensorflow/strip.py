@@ -25,8 +25,8 @@ _LOGGER = logging.getLogger("nncf")
 def strip(model: Any, do_copy: bool = True) -> Any:
     """Return the plain form of a compressed model (see ``strip_compressed``).
 
-    Works on a model that was loaded from a file too. Raises NotCompressed when the model has no
-    compression.
+    Works on a model that was loaded from a file too, but for the removal of hidden channels: they
+    are zero then. Raises NotCompressed when the model has no compression.
     """
     ours = (CompressionLayer, CompressedLayer)
     if not any(isinstance(layer, ours) for layer in model._flatten_layers()):
