@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
+from tempfile import TemporaryDirectory
 
 import keras
 import numpy as np
@@ -47,6 +49,46 @@ def train(sections, *, batch_norm: bool, strategy=None, custom: bool = False):
         return compressed, controller, own_loop(compressed, controller, strategy, dataset)
     history = compressed.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
     return compressed, controller, history.history["loss"][-1]
+
+
+def train_aware(folder: str, strategy, *, stops: bool):
+    """Train three epochs by ``accuracy_aware_fit``, in one run or in one that stops and goes on."""
+    dataset = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8)
+    section = {
+        "mode": "early_exit",
+        "params": {"maximal_absolute_accuracy_degradation": 0.0, "maximal_total_epochs": 3},
+    }
+    compression = [{"algorithm": "quantization"}]
+    for stop in (1, None) if stops else (None,):
+        with strategy.scope():
+            model = network(batch_norm=False)
+            config = nncf.NNCFConfig.from_dict(
+                {"compression": compression, "accuracy_aware_training": section}
+            )
+            nncf.register_default_init_args(config, dataset, 8)
+            controller, compressed = create_compressed_model(model, config, dump_graphs=False)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+            compressed.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+        data = dataset.unbatch().shuffle(16, seed=1).batch(8)
+        with suppress(KeyboardInterrupt):
+            compressed.accuracy_aware_fit(
+                data, controller, config, [Interrupted(stop)], uncompressed_model_accuracy=2.0,
+                validation_data=dataset, log_dir=folder, resume=True, verbose=False,
+            )  # fmt: skip
+    return compressed
+
+
+class Interrupted(keras.callbacks.Callback):
+    """Ctrl-C at the end of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
 
 
 def own_loop(model, controller, strategy, dataset):
@@ -99,6 +141,9 @@ def main() -> None:
     found["one against two"] = difference(values(alone), values(mirrored))
     own, _, _ = train(int8, batch_norm=False, strategy=two, custom=True)
     found["a loop of one's own"] = difference(values(mirrored), values(own))
+    with TemporaryDirectory() as folder:
+        aware = [train_aware(f"{folder}/{s}", two, stops=s) for s in (False, True)]
+    found["accuracy-aware, stopped"] = difference(*(values(model) for model in aware))
     model, controller, loss = train(everything, batch_norm=True, strategy=two)
     found["everything"] = float(loss)
     found["stripped"] = difference(

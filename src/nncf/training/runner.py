@@ -111,7 +111,7 @@ class Runner:
         """Find the folder of the run to go on with, or make one, and have a TensorBoard writer."""
         home = Path("runs" if log_dir is None else log_dir).absolute() / FOLDER
         self.folder = Path(self.framework.agreed(str(self._folder(home, resume=resume))))
-        self.writer = writer
+        self.writer = None if writer is None else self.framework.writer(writer)
         if writer is None and self.is_main:
             self.writer = self.framework.summary_writer(self.folder)
         try:

@@ -157,6 +157,10 @@ class Framework:
             ) from error
         return found
 
+    def writer(self, given: Any) -> Any:
+        """Return a user's TensorBoard writer."""
+        return given
+
     def summary_writer(self, folder: Path) -> Any:
         """Return a TensorBoard writer, None where that package is absent."""
         try:
