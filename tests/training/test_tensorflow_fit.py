@@ -32,7 +32,7 @@ ADAPTIVE = {
     "params": {
         "maximal_absolute_accuracy_degradation": 0.1,
         "initial_training_phase_epochs": 2,
-        "patience_epochs": 1,
+        "patience_epochs": 2,
         "initial_compression_rate_step": 0.2,
         "maximal_total_epochs": 7,
     },
@@ -183,7 +183,7 @@ def scheduled():
     return keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 4, 0.9), 0.9)
 
 
-@pytest.mark.parametrize(("kind", "epoch"), [("arrays", 1), ("dataset", 5)])
+@pytest.mark.parametrize(("kind", "epoch"), [("arrays", 1), ("dataset", 6)])
 def test_shuffled_run_goes_on_to_the_bit(tmp_path, kind, epoch):
     """The order of the data, dropout and a learning rate that the search has cut come back."""
 
@@ -195,14 +195,14 @@ def test_shuffled_run_goes_on_to_the_bit(tmp_path, kind, epoch):
         callbacks = [Stop(stop_in)] if stop_in is not None else None
         found = fit(
             prepared, folder, data, accuracy=0.9, callbacks=callbacks,
-            # good up to a rate: there the search turns
+            # good up to a rate: there the search turns; epochs 5 and 6 learn at half the rate
             result_dict_to_val_metric_fn=lambda _: float(prepared[1].compression_rate < 0.45),
             **options,
         )  # fmt: skip
         return found, prepared[2]
 
     found, whole = run(tmp_path / "whole")
-    assert {a.lr_factor for a in found.attempts} > {1.0, 0.5}
+    assert {a.lr_factor for a in found.attempts} == {1.0, 0.5}
     with pytest.raises(Stopped):
         run(tmp_path / "stopped", stop_in=epoch)
     again, resumed = run(tmp_path / "stopped", resume=True)
