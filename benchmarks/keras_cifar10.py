@@ -198,7 +198,7 @@ def exported(controller: Any, model: Any, test: cifar.Images) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("model.tflite", "model.onnx", "model.xml"):
         with tempfile.TemporaryDirectory() as folder:
-            controller.export_model(str(Path(folder) / name))
+            controller.export_model(str(Path(folder) / name), input_names=["image"])
             found[name] = sum(file.stat().st_size for file in Path(folder).iterdir())
             if name == "model.tflite":
                 found |= agreement(LiteRTFile(Path(folder) / name), model, test)
@@ -212,8 +212,7 @@ def agreement(file: LiteRTFile, model: Any, test: cifar.Images) -> dict[str, flo
     pixels = cifar.normalised(test.pixels).permute(0, 2, 3, 1).numpy()
     trained = [np.asarray(model(pixels[n : n + 250], training=False)).argmax(1)
                for n in range(0, len(pixels), 250)]  # fmt: skip
-    name = file.input_names[0]
-    deployed = [next(iter(file({name: image[None]}).values()))[0].argmax() for image in pixels]
+    deployed = [next(iter(file({"image": x[None]}).values()))[0].argmax() for x in pixels]
     same = np.equal(np.concatenate(trained), deployed).mean()
     return {"same class": 100 * float(same),
             "accuracy of the file": 100 * float((test.labels.numpy() == deployed).mean())}  # fmt: skip
