@@ -6,7 +6,7 @@
 The folder is that of ``benchmarks.accuracy_cifar10``: images, and the weights of the network for
 PyTorch, which are carried over. They are trained on for ``--baseline-epochs``; every row starts
 from that model and trains for ``--epochs``, "continued" without compression. The last epoch
-counts. ``--export`` also writes .tflite, ONNX and OpenVINO IR, each proven equal to what was
+counts. With ``--taught`` the baseline is the teacher. ``--export`` also writes .tflite, ONNX and OpenVINO IR, each proven equal to what was
 trained. ``--keep FOLDER`` stores baselines there. Needs PyTorch and Pillow.
 """
 
@@ -33,6 +33,7 @@ from nncf.tensorflow import create_compressed_model, create_compression_callback
 from nncf.tensorflow.litert import LiteRTFile
 
 INT8 = {"algorithm": "quantization"}
+TEACHER = {"algorithm": "knowledge_distillation", "type": "softmax", "temperature": 3}
 
 
 def sections_of(row: str, epochs: int) -> list[dict[str, Any]]:
@@ -53,6 +54,7 @@ def sections_of(row: str, epochs: int) -> list[dict[str, Any]]:
             "all_weights": True,
             "prune_first_conv": True,
             "prune_downsample_convs": True,
+            "channel_multiple": 1,
         },
     }
     return {
@@ -177,6 +179,8 @@ def run(
     found: dict[str, Any] = {"row": row, "seed": seed, "baseline": accuracy(model, data[1])}
     batches = cifar.TrainingBatches(data[0], arguments.batch, seed + 1000)
     sections, controller = sections_of(row, arguments.epochs), None
+    if sections and arguments.taught:
+        sections = [*sections, TEACHER]
     if sections:
         config = nncf.NNCFConfig.from_dict({"compression": sections})
         nncf.register_default_init_args(config, dataset(batches), arguments.batch)
@@ -242,6 +246,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for baselines")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--taught", action="store_true", help="with the baseline as teacher")
     parser.add_argument("--export", action="store_true", help="write and prove all kinds of files")
     parser.add_argument("--images", type=int, default=10_000, help="images to train on")
     parser.add_argument("--baseline-epochs", type=int, default=6)
