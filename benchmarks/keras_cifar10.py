@@ -6,13 +6,15 @@
 The folder is that of ``benchmarks.accuracy_cifar10``: images, and the weights of the network for
 PyTorch, which are carried over. They are trained on for ``--baseline-epochs``; every row starts
 from that model and trains for ``--epochs``, "continued" without compression. The last epoch
-counts. ``--export`` also writes .tflite, ONNX and OpenVINO IR, each proven equal to what was
+counts. With ``--taught`` the baseline is the teacher. ``--export`` also writes .tflite, ONNX and OpenVINO IR, each proven equal to what was
 trained. ``--keep FOLDER`` stores baselines there. Needs PyTorch and Pillow.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import tempfile
 from collections.abc import Iterator
@@ -28,8 +30,10 @@ import nncf
 from benchmarks import accuracy_cifar10 as cifar
 from benchmarks.records import find, machine, markdown, mean_and_spread, write
 from nncf.tensorflow import create_compressed_model, create_compression_callbacks
+from nncf.tensorflow.litert import LiteRTFile
 
 INT8 = {"algorithm": "quantization"}
+TEACHER = {"algorithm": "knowledge_distillation", "type": "softmax", "temperature": 3}
 
 
 def sections_of(row: str, epochs: int) -> list[dict[str, Any]]:
@@ -50,6 +54,7 @@ def sections_of(row: str, epochs: int) -> list[dict[str, Any]]:
             "all_weights": True,
             "prune_first_conv": True,
             "prune_downsample_convs": True,
+            "channel_multiple": 1,
         },
     }
     return {
@@ -81,14 +86,14 @@ def block(x: Any, width: int, name: str) -> Any:
     return layers.ReLU()(layers.Add()([y, x]))
 
 
-def resnet(blocks_per_stage: int = 3, classes: int = 10) -> keras.Model:
+def resnet(blocks_per_stage: int = 3, classes: int = 10, width: int = 16) -> keras.Model:
     """Return ResNet-20, or with one block per stage ResNet-8, for 32×32 images."""
     image = keras.Input((32, 32, 3))
-    x = layers.Conv2D(16, 3, padding="same", use_bias=False, name="conv1")(image)
+    x = layers.Conv2D(width, 3, padding="same", use_bias=False, name="conv1")(image)
     x = layers.ReLU()(layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="bn1")(x))
-    for stage, width in enumerate((16, 32, 64), 1):
+    for stage, channels in enumerate((width, 2 * width, 4 * width), 1):
         for position in range(blocks_per_stage):
-            x = block(x, width, f"layer{stage}_{position}")
+            x = block(x, channels, f"layer{stage}_{position}")
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, layers.Dense(classes, name="linear")(x), name="resnet")
 
@@ -174,6 +179,8 @@ def run(
     found: dict[str, Any] = {"row": row, "seed": seed, "baseline": accuracy(model, data[1])}
     batches = cifar.TrainingBatches(data[0], arguments.batch, seed + 1000)
     sections, controller = sections_of(row, arguments.epochs), None
+    if sections and arguments.taught:
+        sections = [*sections, TEACHER]
     if sections:
         config = nncf.NNCFConfig.from_dict({"compression": sections})
         nncf.register_default_init_args(config, dataset(batches), arguments.batch)
@@ -185,19 +192,34 @@ def run(
     if controller is not None:
         found["stripped"] = accuracy(controller.strip(), data[1])
         if arguments.export:
-            found["files"] = exported(controller)
+            found["files"] = exported(controller, model, data[1])
     print(f"# {row} seed {seed}: {found}", flush=True)
     return found
 
 
-def exported(controller: Any) -> dict[str, int]:
-    """Return the bytes of each kind of file, every one proven."""
-    sizes = {}
+def exported(controller: Any, model: Any, test: cifar.Images) -> dict[str, Any]:
+    """Return the bytes of each kind of file, every one proven, and what the LiteRT file says."""
+    found: dict[str, Any] = {}
     for name in ("model.tflite", "model.onnx", "model.xml"):
         with tempfile.TemporaryDirectory() as folder:
-            controller.export_model(str(Path(folder) / name))
-            sizes[name] = sum(file.stat().st_size for file in Path(folder).iterdir())
-    return sizes
+            controller.export_model(str(Path(folder) / name), input_names=["image"])
+            found[name] = sum(file.stat().st_size for file in Path(folder).iterdir())
+            if name == "model.tflite":
+                found |= agreement(LiteRTFile(Path(folder) / name), model, test)
+    with contextlib.redirect_stdout(io.StringIO()):  # the converter lists all variables
+        dense = tf.lite.TFLiteConverter.from_keras_model(resnet()).convert()
+    return {**found, "of the float file": found["model.tflite"] / len(dense)}
+
+
+def agreement(file: LiteRTFile, model: Any, test: cifar.Images) -> dict[str, float]:
+    """Return the shares of images whose class file and model agree on, and that the file gets."""
+    pixels = cifar.normalised(test.pixels).permute(0, 2, 3, 1).numpy()
+    trained = [np.asarray(model(pixels[n : n + 250], training=False)).argmax(1)
+               for n in range(0, len(pixels), 250)]  # fmt: skip
+    deployed = [next(iter(file({"image": x[None]}).values()))[0].argmax() for x in pixels]
+    same = np.equal(np.concatenate(trained), deployed).mean()
+    return {"same class": 100 * float(same),
+            "accuracy of the file": 100 * float((test.labels.numpy() == deployed).mean())}  # fmt: skip
 
 
 def report(runs: list[dict[str, Any]]) -> str:
@@ -224,6 +246,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for baselines")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--taught", action="store_true", help="with the baseline as teacher")
     parser.add_argument("--export", action="store_true", help="write and prove all kinds of files")
     parser.add_argument("--images", type=int, default=10_000, help="images to train on")
     parser.add_argument("--baseline-epochs", type=int, default=6)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from nncf.compression.parity import Tolerance
 from nncf.errors import ExportError, MissingDependency, ParityError, UnsupportedFormat
 from nncf.tensorflow.export_form import ExportForm
-from tests.tensorflow_models import compressed, convnet, every_kind
+from tests.tensorflow_models import Subclassed, compressed, convnet, every_kind
 
 NO_ADAPTATION = {"batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}
 QUANTIZATION = {"algorithm": "quantization", "initializer": NO_ADAPTATION}
@@ -86,6 +86,38 @@ def test_a_litert_file_is_a_quarter_of_the_float_one(tmp_path):
     controller, _ = compressed(model, QUANTIZATION, data=data)
     report = controller.export_model(tmp_path / "model.tflite")
     assert (tmp_path / "model.tflite").stat().st_size == report.sizes.total <= 0.27 * before
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_softmax_over_many_classes_stays_in_float(tmp_path, apart):
+    """Probabilities below 1/256 are not zero in a LiteRT file."""
+    x = image = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu")(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(1000, activation=None if apart else "softmax")(x)
+    model = keras.Model(image, keras.layers.Softmax()(x) if apart else x)
+    data = np.random.default_rng(0).normal(size=(16, 4, 4, 3)).astype("float32")
+    controller, _ = compressed(model, QUANTIZATION, data=data)
+    assert controller.export_model(tmp_path / "model.tflite").outputs[0].deviation < 0.1
+
+
+def test_layers_that_are_not_followed_are_written(tmp_path):
+    """A user's layer around a Dense is written with the quantizers inside it."""
+    data = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+    for name in ("model.onnx", "model.tflite"):
+        controller, _ = compressed(Subclassed(), QUANTIZATION, data=data)
+        report = controller.export_model(tmp_path / name)
+        assert report.outputs[0].deviation < 0.1, name
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_fewer_bits(tmp_path, name):
+    """Weights and activations of 4 bits keep their grids; LiteRT refuses the activations."""
+    bits = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    controller, _ = compressed(convnet(), {**QUANTIZATION, **bits}, target_device="TRIAL")
+    assert controller.export_model(tmp_path / name).outputs[0].deviation < 1e-5
+    with pytest.raises(ExportError, match="4 bits have no form in LiteRT"):
+        controller.export_model(tmp_path / "model.tflite")
 
 
 def test_weights_that_litert_has_no_codes_for(tmp_path):

@@ -95,7 +95,7 @@ class CompressedLayer(keras.layers.Layer):
             compressed[id(variable)] = (variable, self.compressed(variable, weight))
         if keras.src.backend.common.stateless_scope.in_stateless_scope():
             outer = keras.src.backend.common.stateless_scope.get_stateless_scope()
-            for variable in self.layer.variables:
+            for variable in self.variables:  # of the ops too, which may run inside the layer
                 value = outer.get_current_value(variable)
                 if value is not None:
                     compressed.setdefault(id(variable), (variable, value))

@@ -9,10 +9,12 @@ from nncf.errors import MissingDependency, ModelError
 def check_keras() -> None:
     """Raise MissingDependency without Keras 3 or TensorFlow, ModelError for another backend."""
     try:
+        import tensorflow  # noqa: F401, I001  # before keras, which fails in other words without it
         import keras
-        import tensorflow  # noqa: F401  # is it there?
     except ModuleNotFoundError as error:
-        raise MissingDependency(str(error.name), "tf", "compressing Keras models") from error
+        if error.name not in ("keras", "tensorflow"):
+            raise
+        raise MissingDependency(error.name, "tf", "compressing Keras models") from error
     if int(keras.__version__.partition(".")[0]) < 3:
         raise MissingDependency("keras>=3", "tf", "compressing Keras models")
     if keras.backend.backend() != "tensorflow":

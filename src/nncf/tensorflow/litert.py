@@ -28,6 +28,9 @@ from nncf.tensorflow.litert_outputs import (
     last_layers,
     quantized_to,
     ranges_of,
+    unchanged,
+    with_softmax,
+    without_integer_softmax,
 )
 from nncf.tensorflow.litert_packing import packed
 from nncf.tensorflow.op_kinds import uses_of, weight_of
@@ -64,11 +67,13 @@ def to_litert(form: ExportForm, batches: Iterable[Any] | None = None) -> bytes:
 
     layers = [] if batches is None else last_layers(form)
     ranges = ranges_of(form, layers, batches or ()) if layers else {}
-    results = {layer: quantized_to(ends) for layer, ends in ranges.items()}
+    results: dict[Any, Callable[[Any], Any]] = dict.fromkeys(with_softmax(form), unchanged)
+    results |= {layer: quantized_to(ends) for layer, ends in ranges.items()}
+    calls = {**rewritten, **without_integer_softmax(form)}
 
     @contextmanager
     def adapted() -> Iterator[None]:
-        with before_activation(results), _calling(rewritten):
+        with before_activation(results), _calling(calls):
             yield
 
     function = form.function(quantize, within=adapted)
@@ -181,7 +186,7 @@ class _AsConvolution:
 def _rewritten(
     form: ExportForm, exact: Mapping[int, NativeQuantizer]
 ) -> Iterator[tuple[Any, _AsConvolution]]:
-    for layer in form.model._flatten_layers():
+    for layer in form.model.layers:  # those inside of others are called by these
         kind = type(layer).__name__
         if kind not in ("Dense", "Conv1D") or not layer.built:
             continue
