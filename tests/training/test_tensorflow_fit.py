@@ -255,6 +255,38 @@ def test_what_does_not_fit_is_refused(tmp_path):
         )  # fmt: skip
 
 
+def test_a_target_of_the_file(tmp_path):
+    """The search finds the least rate whose ONNX file is small enough, before training."""
+    pruning = {
+        "algorithm": "filter_pruning",
+        "params": {
+            "pruning_target": 0.2, "pruning_steps": 1, "all_weights": True,
+            "channel_multiple": 1, "prune_first_conv": True,
+        },
+    }  # fmt: skip
+    target = {"type": "size_bytes", "value": 16000}
+    params = {**ADAPTIVE["params"], "maximal_total_epochs": 1, "target": target}
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, activation="relu", name="first")(image)
+    x = layers.Conv2D(32, 3, activation="relu", name="second")(x)
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True), metrics=["accuracy"])
+    section = {"mode": "adaptive_compression_level", "params": params}
+    config = nncf.NNCFConfig.from_dict({"compression": pruning, "accuracy_aware_training": section})
+    data = (np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32"), CLASSES[:16])
+    nncf.register_default_init_args(config, tf.data.Dataset.from_tensor_slices(data).batch(8), 8)
+    controller, pruned = create_compressed_model(model, config, dump_graphs=False)
+    found = pruned.accuracy_aware_fit(
+        data, controller, config, uncompressed_model_accuracy=0.2, validation_data=data,
+        log_dir=tmp_path, verbose=False,
+    )  # fmt: skip
+    assert found.met
+    assert 0.1 < found.compression_rate < 0.3
+    controller.export_model(str(tmp_path / "model.onnx"))
+    assert 13000 < (tmp_path / "model.onnx").stat().st_size <= 16000
+
+
 class Halving:
     """A scheduler of one's own, which looks at the metric."""
 
