@@ -4,7 +4,11 @@
 import subprocess
 import sys
 
+import keras
 import pytest
+
+from nncf.errors import ModelError
+from nncf.tensorflow.environment import check_keras
 
 CASES = {
     "no keras": ("import sys; sys.modules['keras'] = None", ".[tf]"),
@@ -15,10 +19,6 @@ CASES = {
             "sys.modules['keras'] = k"
         ),
         r"keras>=3",
-    ),
-    "another backend": (
-        "import os; os.environ['KERAS_BACKEND'] = 'torch'",
-        "KERAS_BACKEND=tensorflow",
     ),
 }
 
@@ -31,6 +31,13 @@ def test_what_is_missing_is_named(case):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert expected in done.stderr.splitlines()[-1], done.stderr[-2000:]
+
+
+def test_another_backend_of_keras(monkeypatch):
+    """Keras on another backend is refused with what to set."""
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ModelError, match="KERAS_BACKEND=tensorflow"):
+        check_keras()
 
 
 def test_the_front_door_imports_no_framework():
